@@ -1,0 +1,1 @@
+"""Modes by budgets on equal terms, with baselines."""

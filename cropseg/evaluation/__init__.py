@@ -1,0 +1,1 @@
+"""Confusion counts, and every score that comes from them. No Keras."""

@@ -1,0 +1,1 @@
+"""The one forward path over tiles and scenes."""

@@ -1,0 +1,1 @@
+"""Where the pixels come from: manifests, rasters, tiles and splits. No Keras."""

@@ -1,0 +1,1 @@
+"""What is reused of another site, and what is trained."""
