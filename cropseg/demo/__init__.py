@@ -1,0 +1,1 @@
+"""Two made-up rural areas to try everything on."""

@@ -1,0 +1,181 @@
+"""Writes the two made-up areas as any site comes: GeoTIFFs and a manifest."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import rasterio
+from affine import Affine
+from numpy.typing import NDArray
+from rasterio.enums import ColorInterp
+from rasterio.errors import RasterioError
+
+from cropseg.demo.crops import AREA_1, AREA_2, BANDS, Area
+from cropseg.demo.farmland import GSD_M, NODATA, UNKNOWN, Farmland, draw_farmland
+from cropseg.errors import ResourceError, UsageError, join_problems
+from cropseg.files import write_whole, write_yaml
+
+CRS: Final = "EPSG:32633"
+BLOCK_PX: Final = 128
+"""Side of a block of the split in pixels: 64 m. Areas are whole blocks."""
+MIN_SIZE_PX: Final = 256
+"""The smallest height at which every class has a field."""
+SHARES: Final = {
+    AREA_1.name: {"train": 0.7, "val": 0.1, "test": 0.2},
+    AREA_2.name: {"train": 0.5, "val": 0.1, "test": 0.4},
+}
+"""Shares of the blocks. Area 2 has few, so more of them test."""
+
+
+def write_areas(out_dir: Path, *, seed: int, size_px: int = 768) -> tuple[Path, Path]:
+    """Write two made-up rural areas, 20 km apart.
+
+    Area 2 has other light, soil and season than area 1; one of area 1's crops is
+    missing there and another is new. Equal seeds give equal areas.
+
+    Args:
+        out_dir: Where the folders `area_1` and `area_2` belong. Each gets
+            `scene.tif`, `labels.tif` and `manifest.yaml`.
+        seed: From 0. Decides everything that is random.
+        size_px: Height of an area in pixels of 0.5 m, a multiple of 128 from 256.
+            It is 128 pixels wider than high.
+
+    Returns:
+        The manifests of area 1 and of area 2.
+
+    Raises:
+        UsageError: If the seed or the size is not possible.
+        ResourceError: If a file cannot be written.
+    """
+    problems = []
+    if seed < 0:
+        problems.append(f"`seed` is {seed}; choose 0 or a larger number.")
+    if size_px < MIN_SIZE_PX or size_px % BLOCK_PX:
+        problems.append(
+            f"`size_px` is {size_px}; choose a multiple of {BLOCK_PX}, "
+            f"{MIN_SIZE_PX} or larger."
+        )
+    if problems:
+        title = f"Cannot make up areas, {len(problems)} problem(s)"
+        raise UsageError(join_problems(title, problems))
+    first, second = np.random.default_rng(seed).spawn(2)
+    return (
+        _write_area(out_dir / AREA_1.name, AREA_1, size_px=size_px, rng=first),
+        _write_area(out_dir / AREA_2.name, AREA_2, size_px=size_px, rng=second),
+    )
+
+
+def _write_area(
+    out_dir: Path, area: Area, *, size_px: int, rng: np.random.Generator
+) -> Path:
+    farmland = draw_farmland(
+        area, height_px=size_px, width_px=size_px + BLOCK_PX, rng=rng
+    )
+    _write_scene(out_dir / "scene.tif", farmland, area)
+    _write_labels(out_dir / "labels.tif", farmland, area)
+    # The manifest comes last: where it stands, the files that it names do.
+    manifest_path = out_dir / "manifest.yaml"
+    write_yaml(manifest_path, _describe_site(area))
+    return manifest_path
+
+
+def _describe_site(area: Area) -> dict[str, Any]:
+    return {
+        "site": area.name,
+        "sensor": "made up",
+        "bands": list(BANDS),
+        "gsd_m": GSD_M,
+        "classes": [
+            {"name": growth.crop.name, "color": growth.crop.color, "values": [value]}
+            for value, growth in enumerate(area.growths, start=1)
+        ],
+        "ignore": [UNKNOWN],
+        "scenes": [{"image": "scene.tif", "labels": "labels.tif"}],
+        "split": {
+            "block_m": BLOCK_PX * GSD_M,
+            "gap_m": 0,
+            **SHARES[area.name],
+            "seed": 0,
+        },
+    }
+
+
+def _write_scene(path: Path, farmland: Farmland, area: Area) -> None:
+    pixels = np.moveaxis(farmland.image, -1, 0)
+    _write_raster(
+        path,
+        pixels,
+        area,
+        nodata=NODATA,
+        descriptions=BANDS,
+        colorinterp=tuple(ColorInterp[name] for name in BANDS),
+    )
+
+
+def _write_labels(path: Path, farmland: Farmland, area: Area) -> None:
+    colors = {
+        value: (*bytes.fromhex(growth.crop.color[1:]), 255)
+        for value, growth in enumerate(area.growths, start=1)
+    }
+    _write_raster(
+        path,
+        farmland.labels[None],
+        area,
+        descriptions=("class",),
+        colormap={UNKNOWN: (0, 0, 0, 255), **colors},
+    )
+
+
+def _write_raster(
+    path: Path,
+    pixels: NDArray[np.uint16] | NDArray[np.uint8],
+    area: Area,
+    *,
+    nodata: int | None = None,
+    descriptions: tuple[str, ...],
+    colorinterp: tuple[ColorInterp, ...] = (),
+    colormap: dict[int, tuple[int, ...]] | None = None,
+) -> None:
+    """Write `(C, H, W)` pixels as a tiled GeoTIFF and read all of them back."""
+    num_bands, height_px, width_px = pixels.shape
+    easting_m, northing_m = area.origin_m
+    profile = {
+        "driver": "GTiff",
+        "count": num_bands,
+        "height": height_px,
+        "width": width_px,
+        "dtype": pixels.dtype,
+        "crs": CRS,
+        "transform": Affine(GSD_M, 0, easting_m, 0, -GSD_M, northing_m),
+        "nodata": nodata,
+        "tiled": True,
+        "blockxsize": BLOCK_PX,
+        "blockysize": BLOCK_PX,
+        "compress": "deflate",
+        "predictor": 2,
+    }
+
+    def verify(part: Path) -> None:
+        with rasterio.open(part) as raster:
+            if not np.array_equal(raster.read(), pixels):
+                raise ResourceError(
+                    f"Wrote {path}, but what was read back differs. "
+                    "See whether the disk is full or broken."
+                )
+
+    with write_whole(path, verify=verify) as part:
+        try:
+            with rasterio.open(part, "w", **profile) as raster:
+                raster.write(pixels)
+                raster.descriptions = descriptions
+                if colorinterp:
+                    raster.colorinterp = colorinterp
+                if colormap:
+                    raster.write_colormap(1, colormap)
+        except RasterioError as error:
+            raise ResourceError(
+                f"Cannot write {path}: {error}. "
+                "Choose a folder that you may write to, on a disk with free space."
+            ) from error

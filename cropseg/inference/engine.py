@@ -1,0 +1,55 @@
+"""The forward pass: raw pixels of whole tiles in, probabilities out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from cropseg.models.bundle import Bundle
+from cropseg.models.precision import copy_with_precision
+from cropseg.runtime import compile_for_predict, resolve_precision
+from cropseg.sites.raster import Pixels
+
+
+class KerasEngine:
+    """Runs a bundle on batches of tiles of one shape.
+
+    A batch is always filled up to `batch_size`, so that one shape is traced once.
+    """
+
+    def __init__(
+        self, bundle: Bundle, *, batch_size: int, precision: str = "auto"
+    ) -> None:
+        """Prepare a bundle for prediction.
+
+        Args:
+            bundle: The model and its card.
+            batch_size: Tiles in a batch.
+            precision: auto, float32 or bfloat16.
+        """
+        self.card = bundle.card
+        self.batch_size = batch_size
+        model = copy_with_precision(bundle.model, resolve_precision(precision))
+        self._model = compile_for_predict(model)
+        self._fill = np.asarray(bundle.card.nodata_fill, np.float32)
+
+    def fill_nodata(self, pixels: Pixels) -> npt.NDArray[np.float32]:
+        """Return raw values with the band means where a pixel has no data."""
+        values = pixels.values.astype(np.float32)
+        values[~pixels.valid] = self._fill
+        return values
+
+    def predict(self, tiles: list[npt.NDArray[np.float32]]) -> npt.NDArray[Any]:
+        """Predict up to a batch of tiles.
+
+        Args:
+            tiles: Raw values with nodata filled, each (height, width, bands).
+
+        Returns:
+            Probabilities, (tiles, height, width, classes), float32.
+        """
+        batch = np.zeros((self.batch_size, *tiles[0].shape), np.float32)
+        batch[: len(tiles)] = tiles
+        return np.asarray(self._model.predict_on_batch(batch))[: len(tiles)]

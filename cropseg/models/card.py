@@ -1,0 +1,197 @@
+"""The card: the passport of a saved model, read without Keras.
+
+It is an extra member of the `.keras` archive, which Keras itself ignores.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from cropseg.errors import ModelError, ModelFileNotFoundError
+from cropseg.sites.classes import ClassMap
+from cropseg.sites.site import Site, match_classes
+
+CARD_NAME = "cropseg.json"
+"""Name of the card's member in the archive."""
+
+SCHEMA_VERSION = 1
+_MAX_CARD_BYTES = 64 * 2**20
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class CardClass(_Entry):
+    """A class that the model predicts."""
+
+    name: str
+    """Its name."""
+    color: str
+    """Its colour, `#rrggbb`."""
+    train_pixels: int
+    """Label pixels of it that the model was trained on."""
+
+
+class CardStage(_Entry):
+    """One step of the network, from input to output."""
+
+    name: str
+    """Its name."""
+    part: str
+    """Encoder, decoder or head."""
+    stride: int
+    """Input pixels per pixel of its output."""
+    layers: tuple[str, ...]
+    """Names of its layers with variables."""
+
+
+class Lineage(_Entry):
+    """Where the weights came from."""
+
+    mode: str
+    """How they were made: `train`, or the transfer mode."""
+    source_sha256: str | None = None
+    """SHA-256 of the bundle that it was initialised from."""
+    source_site: str | None = None
+    """Site of that bundle."""
+    labels: str | None = None
+    """The budget, or None for all training labels."""
+    draw: int | None = None
+    """The draw of the budget."""
+
+
+class Card(_Entry):
+    """What cropseg must know of a model to use it."""
+
+    schema_version: int = SCHEMA_VERSION
+    """Version of this list of keys."""
+    site: str
+    """Site that it was trained on."""
+    classes: tuple[CardClass, ...]
+    """Its classes, in the order of its output."""
+    bands: tuple[str, ...]
+    """Its bands, in the order of its input."""
+    gsd_m: float
+    """Ground sampling distance of its training images, in metres."""
+    sensor: str | None = None
+    """Sensor of its training images."""
+    architecture: str
+    """One of the zoo's architectures."""
+    encoder: str
+    """One of the zoo's encoders."""
+    tile_size: int
+    """Side of the tiles that it was trained on, in pixels."""
+    tile_multiple: int
+    """The side of a tile must be a multiple of this."""
+    band_mean: tuple[float, ...]
+    """Means that its first layer subtracts, in raw units."""
+    band_std: tuple[float, ...]
+    """Standard deviations that its first layer divides by, in raw units."""
+    nodata_fill: tuple[float, ...]
+    """What a caller puts where a pixel has no data: the band means."""
+    stages: tuple[CardStage, ...]
+    """Its stages, from input to output."""
+    seed: int
+    """Seed of its training."""
+    lineage: Lineage
+    """Where its weights came from."""
+    fingerprint: str
+    """Fingerprint of the site's manifest and files."""
+    weights_sha256: str
+    """SHA-256 of all its weights, in order."""
+    versions: dict[str, str]
+    """Versions of cropseg, Keras and what it ran on."""
+    scores: dict[str, Any] = {}
+    """Scores by part of the split, as `evaluate --json` gives them."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of its classes, in the order of its output."""
+        return tuple(item.name for item in self.classes)
+
+
+def check_archive(path: Path) -> zipfile.ZipFile:
+    """Open a `.keras` archive.
+
+    Raises:
+        ModelFileNotFoundError: If there is no such file.
+        ModelError: If it is no `.keras` archive.
+    """
+    if not path.is_file():
+        raise ModelFileNotFoundError(
+            f"No model at {path} (looked in {path.parent.absolute()}). Give the "
+            "model.keras of a run, such as runs/area_1/model.keras."
+        )
+    try:
+        return zipfile.ZipFile(path)
+    except zipfile.BadZipFile as error:
+        raise ModelError(
+            f"{path} is no complete .keras archive ({error}). It is damaged or of "
+            "another format; give the model.keras that `cropseg train` wrote."
+        ) from error
+
+
+def read_card(path: str | Path) -> Card:
+    """Read the card of a model file.
+
+    Raises:
+        ModelFileNotFoundError: If there is no such file.
+        ModelError: If it is no `.keras` archive, or has no card that fits.
+    """
+    path = Path(path)
+    with check_archive(path) as archive:
+        try:
+            size = archive.getinfo(CARD_NAME).file_size
+        except KeyError as error:
+            raise ModelError(
+                f"{path} has no card ({CARD_NAME}), so its bands and classes are "
+                "unknown. Give a model that cropseg saved."
+            ) from error
+        if size > _MAX_CARD_BYTES:
+            raise ModelError(f"The card of {path} claims {size} bytes; it is damaged.")
+        try:
+            return Card.model_validate_json(archive.read(CARD_NAME))
+        except (ValidationError, zipfile.BadZipFile) as error:
+            raise ModelError(f"The card of {path} cannot be read: {error}") from error
+
+
+def fit_site_to_card(site: Site, card: Card) -> Site:
+    """Return the site with the model's bands, in the model's order.
+
+    Raises:
+        ModelError: If the site lacks a band of the model, or another GSD.
+    """
+    missing = [band for band in card.bands if band not in site.manifest.bands]
+    if missing:
+        raise ModelError(
+            f"The model was trained on bands {', '.join(card.bands)}; site "
+            f"{site.name} has no {', '.join(missing)}. Bands are matched by name: "
+            "name them alike in the manifest, or train a model on fewer bands."
+        )
+    if abs(site.gsd_m / card.gsd_m - 1) > 0.1:  # noqa: PLR2004 - DESIGN's 10 %
+        raise ModelError(
+            f"The model was trained at a GSD of {card.gsd_m:.4g} m; site {site.name} "
+            f"has {site.gsd_m:.4g} m. Resample the images to the model's GSD."
+        )
+    return site.select_bands(card.bands)
+
+
+def match_card_classes(card: Card, classes: ClassMap) -> dict[str, list[str]]:
+    """Match a site's classes to the model's, by name.
+
+    Raises:
+        ModelError: If none is shared.
+    """
+    matches = match_classes(card.class_names, classes)
+    if not matches:
+        raise ModelError(
+            f"The model knows {', '.join(card.class_names)}; the site has "
+            f"{', '.join(classes.names)}. No class is shared, and classes are matched "
+            "by name: name them alike, or list a class's other names in `from`."
+        )
+    return matches

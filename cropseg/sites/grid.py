@@ -1,0 +1,133 @@
+"""Where the pixels of a raster lie: grids and windows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from affine import Affine
+from rasterio.crs import CRS
+
+_METRES_PER_DEGREE = 111_320.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A pixel rectangle, half-open. It may reach over the edge of its raster."""
+
+    row: int
+    """First row, in pixels. Negative above the raster."""
+    col: int
+    """First column, in pixels. Negative left of the raster."""
+    height: int
+    """Number of rows."""
+    width: int
+    """Number of columns."""
+
+    @property
+    def row_end(self) -> int:
+        """The row after the last one."""
+        return self.row + self.height
+
+    @property
+    def col_end(self) -> int:
+        """The column after the last one."""
+        return self.col + self.width
+
+    def grow(self, margin: int) -> Window:
+        """Return this window with `margin` pixels more on every side."""
+        return Window(
+            row=self.row - margin,
+            col=self.col - margin,
+            height=self.height + 2 * margin,
+            width=self.width + 2 * margin,
+        )
+
+    def clip(self, *, height: int, width: int) -> Window:
+        """Return the part of this window inside a raster of that size."""
+        row, row_end = (min(max(v, 0), height) for v in (self.row, self.row_end))
+        col, col_end = (min(max(v, 0), width) for v in (self.col, self.col_end))
+        return Window(row=row, col=col, height=row_end - row, width=col_end - col)
+
+    def slices_in(self, outer: Window) -> tuple[slice, slice]:
+        """Return where this window lies in an array that holds `outer`."""
+        row, col = self.row - outer.row, self.col - outer.col
+        return slice(row, row + self.height), slice(col, col + self.width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grid:
+    """Rows, columns, position and CRS of a raster."""
+
+    height: int
+    """Number of rows."""
+    width: int
+    """Number of columns."""
+    transform: Affine
+    """From (column, row) to coordinates of the CRS; (0, 0) is the outer corner."""
+    crs: CRS
+    """Coordinate reference system."""
+
+    @property
+    def gsd_m(self) -> float:
+        """Ground sampling distance: the side of a square as large as a pixel, in m.
+
+        In a geographic CRS it is taken at the middle of the raster.
+        """
+        side = math.sqrt(abs(self.transform.determinant))
+        if self.crs.is_geographic:
+            _, lat = self.transform @ (self.width / 2, self.height / 2)
+            return side * _METRES_PER_DEGREE * math.sqrt(math.cos(math.radians(lat)))
+        _, metres_per_unit = self.crs.linear_units_factor
+        return side * float(metres_per_unit)
+
+    @property
+    def window(self) -> Window:
+        """The window of the whole raster."""
+        return Window(row=0, col=0, height=self.height, width=self.width)
+
+    def locate_pixels(
+        self, window: Window
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        """Return x and y of the pixel centres of a window, each (height, width)."""
+        cols = np.arange(window.col, window.col_end)[None, :] + 0.5
+        rows = np.arange(window.row, window.row_end)[:, None] + 0.5
+        t = self.transform
+        x = t.a * cols + t.b * rows + t.c
+        y = t.d * cols + t.e * rows + t.f
+        shape = (window.height, window.width)
+        return np.broadcast_to(x, shape), np.broadcast_to(y, shape)
+
+    def get_window_transform(self, window: Window) -> Affine:
+        """Return the transform of an array that holds `window`."""
+        return self.transform @ Affine.translation(window.col, window.row)
+
+    def list_differences(self, other: Grid) -> list[str]:
+        """Say in words how `other` differs from this grid; empty if it does not."""
+        differences = []
+        if (self.height, self.width) != (other.height, other.width):
+            differences.append(
+                f"shape {self.height} x {self.width} against "
+                f"{other.height} x {other.width} (rows x columns)"
+            )
+        if self.crs != other.crs:
+            differences.append(f"CRS {_name(self.crs)} against {_name(other.crs)}")
+        elif not self.transform.almost_equals(other.transform, self._tolerance):
+            differences.append(
+                f"transform {_list(self.transform)} against {_list(other.transform)}"
+            )
+        return differences
+
+    @property
+    def _tolerance(self) -> float:
+        return 1e-3 * math.sqrt(abs(self.transform.determinant))
+
+
+def _name(crs: CRS) -> str:
+    return str(crs.to_string()) if crs else "none"
+
+
+def _list(transform: Affine) -> str:
+    return "(" + ", ".join(f"{value:.10g}" for value in transform[:6]) + ")"
