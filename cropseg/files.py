@@ -278,7 +278,9 @@ def _check_record(
 
 
 def _list_others(record_path: Path) -> list[Path]:
-    ours = (_LOCK_NAME, record_path.name, _hidden_path(record_path).name)
+    ours = {_LOCK_NAME, _hidden_path(record_path).name}
+    if record_path.is_file():
+        ours.add(record_path.name)
     return sorted(
         path for path in record_path.parent.iterdir() if path.name not in ours
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,6 +12,7 @@ from affine import Affine
 from numpy.typing import NDArray
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
+from rasterio.io import DatasetWriter
 
 from cropseg.demo.crops import AREA_1, AREA_2, BANDS, Area
 from cropseg.demo.farmland import GSD_M, NODATA, UNKNOWN, Farmland, draw_farmland
@@ -103,29 +105,25 @@ def _describe_site(area: Area) -> dict[str, Any]:
 
 
 def _write_scene(path: Path, farmland: Farmland, area: Area) -> None:
-    pixels = np.moveaxis(farmland.image, -1, 0)
-    _write_raster(
-        path,
-        pixels,
-        area,
-        nodata=NODATA,
-        descriptions=BANDS,
-        colorinterp=tuple(ColorInterp[name] for name in BANDS),
-    )
+    def describe(raster: DatasetWriter) -> None:
+        raster.nodata = NODATA
+        raster.descriptions = BANDS
+        raster.colorinterp = tuple(ColorInterp[name] for name in BANDS)
+
+    _write_raster(path, np.moveaxis(farmland.image, -1, 0), area, describe=describe)
 
 
 def _write_labels(path: Path, farmland: Farmland, area: Area) -> None:
     colors = {
-        value: (*bytes.fromhex(growth.crop.color[1:]), 255)
+        value: tuple(bytes.fromhex(growth.crop.color[1:]))
         for value, growth in enumerate(area.growths, start=1)
     }
-    _write_raster(
-        path,
-        farmland.labels[None],
-        area,
-        descriptions=("class",),
-        colormap={UNKNOWN: (0, 0, 0, 255), **colors},
-    )
+
+    def describe(raster: DatasetWriter) -> None:
+        raster.descriptions = ("class",)
+        raster.write_colormap(1, {UNKNOWN: (0, 0, 0), **colors})
+
+    _write_raster(path, farmland.labels[None], area, describe=describe)
 
 
 def _write_raster(
@@ -133,10 +131,7 @@ def _write_raster(
     pixels: NDArray[np.uint16] | NDArray[np.uint8],
     area: Area,
     *,
-    nodata: int | None = None,
-    descriptions: tuple[str, ...],
-    colorinterp: tuple[ColorInterp, ...] = (),
-    colormap: dict[int, tuple[int, ...]] | None = None,
+    describe: Callable[[DatasetWriter], None],
 ) -> None:
     """Write `(C, H, W)` pixels as a tiled GeoTIFF and read all of them back."""
     num_bands, height_px, width_px = pixels.shape
@@ -149,7 +144,6 @@ def _write_raster(
         "dtype": pixels.dtype,
         "crs": CRS,
         "transform": Affine(GSD_M, 0, easting_m, 0, -GSD_M, northing_m),
-        "nodata": nodata,
         "tiled": True,
         "blockxsize": BLOCK_PX,
         "blockysize": BLOCK_PX,
@@ -168,12 +162,8 @@ def _write_raster(
     with write_whole(path, verify=verify) as part:
         try:
             with rasterio.open(part, "w", **profile) as raster:
+                describe(raster)
                 raster.write(pixels)
-                raster.descriptions = descriptions
-                if colorinterp:
-                    raster.colorinterp = colorinterp
-                if colormap:
-                    raster.write_colormap(1, colormap)
         except RasterioError as error:
             raise ResourceError(
                 f"Cannot write {path}: {error}. "

@@ -20,7 +20,7 @@ from cropseg.demo.parcels import Border, Floats, Parcels, divide_ground, draw_no
 GSD_M: Final = 0.5
 NODATA: Final = 0
 UNKNOWN: Final = 0
-POND_PX: Final = 100_000
+POND_PX: Final = 55_000
 """About the area of land that has one pond."""
 WOOD_TREE_PX: Final = 40
 """Ground per tree in a wood."""
@@ -28,6 +28,20 @@ HEDGE_TREE_PX: Final = 22
 """Ground per bush in a hedge."""
 EDGE_TREE_PX: Final = 1700
 """Ground per tree at the edges of fields."""
+EDGE_PX: Final = 4
+"""How far from the edge trees stand in a field."""
+GAP_NOISE: Final = -1.2
+"""A hedge has gaps where its noise is below this."""
+WHEELS_PX: Final = (0.7, 3.0)
+"""Where wheels keep a track bare, from its middle."""
+ASPHALT_PX: Final = 4.5
+"""How far asphalt reaches from the middle of the road."""
+BANK: Final = 1.25
+"""How far reeds reach from the middle of a pond of radius 1."""
+POND_SPACE: Final = 3
+"""How far ponds keep from each other, on the same scale."""
+SHADE_M: Final = 0.3
+"""What lies less than this below the edge of a shadow is still in the sun."""
 GRASS: Final[Bands] = (430, 780, 580, 3300)
 GRAVEL: Final[Bands] = (1000, 1230, 1420, 2100)
 ASPHALT: Final[Bands] = (800, 950, 1080, 1350)
@@ -87,12 +101,17 @@ def draw_farmland(
     _plant_trees(rng, canvas, parcels, area)
     _dig_ponds(rng, canvas, parcels, area)
     image = _record(rng, _light(canvas, area))
-    a, b, c = area.nodata_edge
-    y, x = np.indices(shape, dtype=np.float32)
-    missing = a * x / width_px + b * y / height_px > c
+    missing = _find_missing(area, shape)
     image[missing] = NODATA
     canvas.labels[missing] = UNKNOWN
     return Farmland(image=image, labels=canvas.labels)
+
+
+def _find_missing(area: Area, shape: tuple[int, int]) -> NDArray[np.bool_]:
+    """Return `(H, W)`, True where nothing is recorded."""
+    a, b, c = area.nodata_edge
+    y, x = (np.linspace(0, 1, size, dtype=np.float32) for size in shape)
+    return np.asarray(a * x + b * y[:, None] > c)
 
 
 def _draw_soil(rng: np.random.Generator, shape: tuple[int, int], soil: Bands) -> Floats:
@@ -204,8 +223,8 @@ def _lay_borders(rng: np.random.Generator, canvas: _Canvas, parcels: Parcels) ->
     between = border != Border.NONE
     rough = np.exp(0.08 * draw_noise(rng, shape, 3) + 0.08 * draw_noise(rng, shape, 20))
     off = parcels.offset_px + 0.3 * draw_noise(rng, shape, 8)
-    wheels = (border == Border.TRACK) & (off > 0.7) & (off < 3)
-    road = (border == Border.ROAD) & (parcels.offset_px < 4.5)
+    wheels = (border == Border.TRACK) & (off > WHEELS_PX[0]) & (off < WHEELS_PX[1])
+    road = (border == Border.ROAD) & (parcels.offset_px < ASPHALT_PX)
     for where, cover in ((between, GRASS), (wheels, GRAVEL), (road, ASPHALT)):
         canvas.reflectance[where] = rough[where, None] * np.array(cover, np.float32)
     canvas.height_m[between] = 0
@@ -219,12 +238,13 @@ def _plant_trees(
     value, trees = _find_growth(area, TREES)
     shape = parcels.field.shape
     wood = canvas.labels == value
-    hedge = (parcels.border == Border.HEDGE) & (draw_noise(rng, shape, 30) > -1.2)
-    edge = (parcels.inset_px < 4) & (parcels.border != Border.ROAD)
+    closed = draw_noise(rng, shape, 30) > GAP_NOISE
+    hedge = (parcels.border == Border.HEDGE) & closed
+    edge = (parcels.inset_px < EDGE_PX) & (parcels.border != Border.ROAD)
     crowns = [
-        *_place_crowns(rng, wood, WOOD_TREE_PX, (4.5, 8.5), (7.0, 13.0)),
-        *_place_crowns(rng, hedge, HEDGE_TREE_PX, (2.5, 5.5), (2.0, 5.0)),
-        *_place_crowns(rng, edge, EDGE_TREE_PX, (4.5, 9.0), (5.0, 11.0)),
+        *_place_crowns(rng, wood, WOOD_TREE_PX, radii_px=(4.5, 8.5), tops_m=(7, 13)),
+        *_place_crowns(rng, hedge, HEDGE_TREE_PX, radii_px=(2.5, 5.5), tops_m=(2, 5)),
+        *_place_crowns(rng, edge, EDGE_TREE_PX, radii_px=(4.5, 9), tops_m=(5, 11)),
     ]
     height_m, ripeness = np.zeros((2, *shape), np.float32)
     lumps = 1 + 0.12 * draw_noise(rng, shape, 2.5)
@@ -252,6 +272,7 @@ def _place_crowns(
     rng: np.random.Generator,
     where: NDArray[np.bool_],
     tree_px: int,
+    *,
     radii_px: tuple[float, float],
     tops_m: tuple[float, float],
 ) -> list[tuple[float, ...]]:
@@ -274,16 +295,16 @@ def _dig_ponds(
     y, x = np.indices(shape, dtype=np.float32)
     shore = 0.22 * draw_noise(rng, shape, 16)
     rough = np.exp(0.12 * draw_noise(rng, shape, 2.5))
-    room = parcels.inset_px.copy()
+    room = np.where(_find_missing(area, shape), 0, parcels.inset_px)
     for _ in range(max(1, round(parcels.field.size / POND_PX))):
-        spots = (rng.uniform(0.12, 0.8, (40, 2)) * shape).astype(int)
+        spots = (rng.random((40, 2)) * shape).astype(int)
         row, column = spots[np.argmax(room[tuple(spots.T)])]
         stretch = rng.uniform(0.75, 1.3)
         reach = np.hypot((y - row) * stretch, (x - column) / stretch)
-        reach = reach / rng.uniform(19, 28) + shore
-        room[reach < 3] = 0
+        reach = reach / rng.uniform(15, 22) + shore
+        room[reach < POND_SPACE] = 0
         reach[parcels.border >= Border.TRACK] = np.inf
-        bank, pond = reach < 1.25, reach < 1
+        bank, pond = reach < BANK, reach < 1
         murk = rng.uniform(*water.ripeness)
         color = _mix_colors(water.crop.lush, water.crop.ripe, murk)
         canvas.reflectance[bank] = rough[bank, None] * np.array(REEDS)
@@ -308,7 +329,7 @@ def _light(canvas: _Canvas, area: Area) -> Floats:
     for step in range(1, reach + 1):
         row, column = reach + round(step * down), reach + round(step * right)
         above = padded[row:, column:][: height.shape[0], : height.shape[1]]
-        np.maximum(shadow, above - step * fall_m - height > 0.3, out=shadow)
+        np.maximum(shadow, above - step * fall_m - height > SHADE_M, out=shadow)
     shadow = ndimage.gaussian_filter(shadow, 0.6)[..., None]
     light = bright[..., None] * (1 - shadow) + np.array(SKYLIGHT, np.float32) * shadow
     light *= np.array(area.gain, np.float32)

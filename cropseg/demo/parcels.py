@@ -19,6 +19,13 @@ FIELD_PX: Final = 7500
 HEADLAND_PX: Final = 10
 """Width of the strip in which tractors turn."""
 
+STRIP_PX: Final = 100
+"""Parts wider than this may be cut lengthwise."""
+STRIP_CHANCE: Final = 0.3
+"""How often they are."""
+CROSSWISE_CHANCE: Final = 0.15
+"""How often a farmer drives along the shorter side of a field."""
+
 Floats = NDArray[np.float32]
 
 
@@ -38,6 +45,15 @@ _WIDTH_PX: Final = {
     Border.TRACK: 9.0,
     Border.ROAD: 14.0,
 }
+
+
+_BORDER_CHANCES: Final = (
+    (0, 0, 0, 0, 1),
+    (0, 0, 0.1, 0.9, 0),
+    (0, 0, 0.1, 0.9, 0),
+    (0, 0.6, 0.34, 0.06, 0),
+)
+"""Chances of the borders by how often the ground was divided before."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,14 +96,14 @@ def divide_ground(rng: np.random.Generator, shape: tuple[int, int]) -> Parcels:
         if _measure(side) < _measure(other):
             side, other = other, side
         if pixels.size < FIELD_PX * rng.uniform(0.8, 1.8):
-            if rng.random() < 0.15:  # most farmers drive along the longer side
+            if rng.random() < CROSSWISE_CHANCE:
                 side, other = other, side
             field[pixels] = num_fields
             across[pixels] = other + rng.uniform(0, 100)
             along[pixels] = side + rng.uniform(0, 100)
             num_fields += 1
             continue
-        if _measure(other) > 100 and rng.random() < 0.3:  # leaves long strips
+        if _measure(other) > STRIP_PX and rng.random() < STRIP_CHANCE:
             side = other
         distance = side - np.quantile(side[::7], rng.uniform(0.36, 0.64))
         kind = _choose_border(rng, depth)
@@ -116,11 +132,8 @@ def _measure(side: Floats) -> float:
 
 
 def _choose_border(rng: np.random.Generator, depth: int) -> Border:
-    if depth == 0:
-        return Border.ROAD
-    chances = (0.0, 0.1, 0.9) if depth < 3 else (0.6, 0.34, 0.06)
-    kinds = (Border.MARGIN, Border.HEDGE, Border.TRACK)
-    return kinds[int(rng.choice(len(kinds), p=chances))]
+    chances = _BORDER_CHANCES[min(depth, len(_BORDER_CHANCES) - 1)]
+    return Border(rng.choice(len(Border), p=chances))
 
 
 def _turn_at_ends(

@@ -11,7 +11,9 @@ import numpy.typing as npt
 
 from cropseg.errors import DataError
 from cropseg.evaluation.confusion import count_confusion_by_block
+from cropseg.evaluation.plots import plot_confusion, write_confusion_csv
 from cropseg.evaluation.scores import Scores, compute_scores
+from cropseg.files import claim_out_dir, hash_file, write_json
 from cropseg.inference.engine import KerasEngine
 from cropseg.inference.mosaic import TileShape, choose_tile_shape, predict_tiles
 from cropseg.models.bundle import Bundle, load_bundle
@@ -81,6 +83,28 @@ def evaluate_model(
     return evaluate_engine(engine, site, part=part, shape=shape)
 
 
+def write_evaluation(
+    evaluation: Evaluation,
+    out_dir: str | Path,
+    model_path: str | Path,
+    *,
+    part: str,
+    overwrite: bool = False,
+) -> None:
+    """Write `metrics.json`, `confusion.csv` and `confusion.png` to a folder."""
+    folder = Path(out_dir)
+    record = {
+        "command": "evaluate",
+        "model_sha256": hash_file(Path(model_path)),
+        "split": part,
+    }
+    with claim_out_dir(folder, record, overwrite=overwrite, record="evaluate.yaml"):
+        names, counts = evaluation.class_names, evaluation.counts
+        write_confusion_csv(counts, names, folder / "confusion.csv")
+        plot_confusion(counts, names, folder / "confusion.png")
+        write_json(folder / "metrics.json", evaluation.scores.to_json())
+
+
 def evaluate_bundle(bundle: Bundle, site: Site, *, part: str) -> Evaluation:
     """Score a model that is in memory, at the default tile shape."""
     engine = KerasEngine(bundle, batch_size=2, precision="float32")
@@ -126,10 +150,12 @@ def evaluate_predictor(
                     core_size=shape.core_size,
                     context=shape.context,
                 )
-                if _has_labels(site, scene, reader, tile, part)
+                if _has_labels(site, scene, reader, tile=tile, part=part)
             ]
             for window, prediction in predict(reader, scene, tiles):
-                labels = _read_part_labels(site, scene, reader, window, part)
+                labels = _read_part_labels(
+                    site, scene, reader, window=window, part=part
+                )
                 blocks = read_block_ids(split, scene.grid, window)
                 ids, index = np.unique(blocks, return_inverse=True)
                 counts = count_confusion_by_block(
@@ -156,15 +182,15 @@ def evaluate_predictor(
 
 
 def _has_labels(
-    site: Site, scene: Scene, reader: SceneReader, tile: Tile, part: str
+    site: Site, scene: Scene, reader: SceneReader, *, tile: Tile, part: str
 ) -> bool:
     window = tile.core.clip(height=scene.grid.height, width=scene.grid.width)
-    labels = _read_part_labels(site, scene, reader, window, part)
+    labels = _read_part_labels(site, scene, reader, window=window, part=part)
     return bool((labels != IGNORE).any())
 
 
 def _read_part_labels(
-    site: Site, scene: Scene, reader: SceneReader, window: Window, part: str
+    site: Site, scene: Scene, reader: SceneReader, *, window: Window, part: str
 ) -> Labels:
     parts = site.require_split().read_parts(scene.grid, window)
     wanted = parts == PARTS.index(part)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,6 @@ from cropseg.inference.engine import KerasEngine
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.grid import Grid, Window
 from cropseg.sites.raster import Pixels
-from cropseg.sites.site import SceneReader
 from cropseg.sites.tiling import Tile
 
 DEFAULT_TILE_SIZE = 512
@@ -21,6 +21,13 @@ DEFAULT_TILE_SIZE = 512
 
 DEFAULT_CONTEXT = 64
 """Pixels of context around a core, on every side."""
+
+
+class PixelReader(Protocol):
+    """Reads the model's bands, in the model's order."""
+
+    def read_pixels(self, window: Window) -> Pixels:
+        """Read a window inside the raster."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +84,7 @@ def choose_tile_shape(
 
 
 def predict_tiles(
-    engine: KerasEngine, reader: SceneReader, grid: Grid, tiles: Iterable[Tile]
+    engine: KerasEngine, reader: PixelReader, grid: Grid, tiles: Iterable[Tile]
 ) -> Iterator[PredictedTile]:
     """Predict tiles of a scene, in order.
 
@@ -122,7 +129,7 @@ def _predict_batch(
         )
 
 
-def _read_mirrored(reader: SceneReader, grid: Grid, window: Window) -> Pixels:
+def _read_mirrored(reader: PixelReader, grid: Grid, window: Window) -> Pixels:
     """Read a window; beyond the edge of the raster it holds the mirror image."""
     inside = window.clip(height=grid.height, width=grid.width)
     pixels = reader.read_pixels(inside)

@@ -8,6 +8,7 @@ larger one of the same draw.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +54,15 @@ def parse_budget(text: str) -> Budget:
             f"4tiles; got {text!r}."
         )
     return Budget(amount=int(found[1]), unit=found[2])
+
+
+def parse_budgets(texts: Sequence[str]) -> list[Budget]:
+    """Read several budgets, and return them from the smallest to the largest.
+
+    Raises:
+        UsageError: If one is no budget.
+    """
+    return sorted(map(parse_budget, texts), key=lambda budget: budget.amount)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,23 +115,24 @@ def draw_pool(site: Site, tile_size: int, budget: Budget, *, draw: int) -> Label
     Raises:
         DataError: If the training part has fewer tiles.
     """
+    check_budgets([budget], site, tile_size)
     drawable = list_drawable_tiles(survey_site(site, tile_size))
-    check_budget(budget, len(drawable), site)
     order = np.random.default_rng([draw, len(drawable)]).permutation(len(drawable))
     tiles = tuple(drawable[index] for index in order[: budget.amount])
     return LabelPool(site=site, tile_size=tile_size, tiles=tiles)
 
 
-def check_budget(budget: Budget, num_drawable: int, site: Site) -> None:
-    """Refuse a budget that is larger than the pool.
+def check_budgets(budgets: Sequence[Budget], site: Site, tile_size: int) -> None:
+    """Refuse budgets that are larger than the pool.
 
     Raises:
-        DataError: If it is.
+        DataError: If the training part has fewer tiles.
     """
-    if budget.amount > num_drawable:
+    num_drawable = len(list_drawable_tiles(survey_site(site, tile_size)))
+    too_large = [str(budget) for budget in budgets if budget.amount > num_drawable]
+    if too_large:
         raise DataError(
-            f"A budget of {budget} was asked for, but the training part of "
-            f"{site.name} has {num_drawable} tiles with labels on at least "
-            f"{_MIN_LABELLED_SHARE:.0%} of their pixels. Ask for fewer, or use a "
-            "smaller --tile-size."
+            f"A budget of {', '.join(too_large)} was asked for, but the training part "
+            f"of {site.name} has {num_drawable} tiles with labels on at least "
+            f"{_MIN_LABELLED_SHARE:.0%} of their pixels. Ask for fewer."
         )

@@ -25,6 +25,9 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Metres = Annotated[float, Field(gt=0)]
 
 
+_SHARE_TOLERANCE = 1e-6
+
+
 class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,18 +65,20 @@ class SplitEntry(_Entry):
         shares = (self.train, self.val, self.test)
         if self.regions is not None:
             if any(share is not None for share in shares):
-                message = "`regions` names the parts; `train`, `val`, `test` do not go with it"
+                message = "`train`, `val` and `test` do not go with `regions`"
                 raise ValueError(message)
             return self
         if self.block_m is None or None in shares:
             message = "needs `block_m`, `train`, `val` and `test`, or `regions`"
             raise ValueError(message)
         total = sum(share or 0.0 for share in shares)
-        if abs(total - 1) > 1e-6:
+        if abs(total - 1) > _SHARE_TOLERANCE:
             message = f"`train` + `val` + `test` is {total:g}; it must be 1"
             raise ValueError(message)
         if self.gap_m > self.block_m:
-            message = f"`gap_m` {self.gap_m:g} is larger than `block_m` {self.block_m:g}"
+            message = (
+                f"`gap_m` {self.gap_m:g} is larger than `block_m` {self.block_m:g}"
+            )
             raise ValueError(message)
         return self
 
@@ -165,7 +170,9 @@ def _describe(problem: Any) -> str:
     place = ".".join(str(step) for step in problem["loc"]) or "the manifest"
     if problem["type"] == "extra_forbidden":
         known = _list_keys(problem["loc"][:-1])
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1, cutoff=0.0)
+        near = difflib.get_close_matches(
+            str(problem["loc"][-1]), known, n=1, cutoff=0.0
+        )
         return f"`{place}` is no known key; the nearest is `{near[0]}`."
     if problem["type"] == "missing":
         return f"`{place}` is missing."

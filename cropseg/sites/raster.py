@@ -51,6 +51,8 @@ class RasterHeader:
     """Number of bands."""
     dtype: str
     """NumPy dtype of the first band."""
+    band_names: tuple[str, ...]
+    """Descriptions of the bands, empty where a band has none."""
 
 
 class RasterReader:
@@ -69,7 +71,12 @@ class RasterReader:
             ),
             num_bands=dataset.count,
             dtype=dataset.dtypes[0],
+            band_names=tuple(name or "" for name in dataset.descriptions),
         )
+
+    def read_tags(self) -> dict[str, str]:
+        """Return the metadata of the file."""
+        return dict(self._dataset.tags())
 
     def read(self, window: Window, bands: Sequence[int]) -> Pixels:
         """Read a window, which may reach over the edge of the raster.

@@ -69,9 +69,7 @@ class Site:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve digits that change when the manifest, its split file or a file's
-        size or time does.
-        """
+        """Twelve digits that change with the manifest or a file's size or time."""
         paths = [path for s in self.scenes for path in (s.image_path, s.labels_path)]
         if isinstance(self.split, RegionSplit):
             paths.append(self.split.regions_path)
@@ -306,9 +304,7 @@ def _open_split(path: Path, entry: SplitEntry | None, gsd_m: float) -> Split | N
     )
 
 
-def match_classes(
-    source: Collection[str], target: ClassMap
-) -> dict[str, list[str]]:
+def match_classes(source: Collection[str], target: ClassMap) -> dict[str, list[str]]:
     """Match the classes of a site to those of a model, by name.
 
     Args:

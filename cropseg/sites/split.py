@@ -10,12 +10,10 @@ import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
-import geopandas
 import numpy as np
 import numpy.typing as npt
-from pyogrio.errors import DataSourceError
 from rasterio.features import rasterize
 
 from cropseg.errors import DataError, DataFileNotFoundError
@@ -137,7 +135,11 @@ class RegionSplit:
 
 
 @functools.lru_cache(maxsize=8)
-def _read_regions(path: Path) -> geopandas.GeoDataFrame:
+def _read_regions(path: Path) -> Any:
+    # Imported here: they take most of the start of `cropseg --help`.
+    import geopandas
+    from pyogrio.errors import DataSourceError
+
     if not path.is_file():
         raise DataFileNotFoundError(f"No region file at {path}, which `split` names.")
     try:

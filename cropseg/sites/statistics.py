@@ -173,13 +173,12 @@ def require_trainable(site: Site, survey: Survey) -> None:
         DataError: If train or test has no labelled pixel, or if a class has none in
             the training part.
     """
-    problems = []
-    for part in ("train", "test"):
-        if not survey.class_pixels[PARTS.index(part)].any():
-            problems.append(
-                f"The {part} part has no labelled pixel. Use smaller blocks "
-                "(`block_m`), another `seed`, or other `regions`."
-            )
+    problems = [
+        f"The {part} part has no labelled pixel. Use smaller blocks (`block_m`), "
+        "another `seed`, or other `regions`."
+        for part in ("train", "test")
+        if not survey.class_pixels[PARTS.index(part)].any()
+    ]
     if survey.class_pixels[_TRAIN].any():
         absent = [
             name

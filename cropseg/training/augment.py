@@ -121,7 +121,7 @@ def build_augmentation(*, tile_size: int, num_bands: int) -> Augmentation:
     return Augmentation(tile_size=tile_size, num_bands=num_bands)
 
 
-class ZoomCrop(albumentations.DualTransform):  # type: ignore[misc]  # seen as Any
+class ZoomCrop(albumentations.DualTransform):
     """Cut a window of random size at a random place, and zoom it to the tile size.
 
     albumentations' `Affine` zooms the whole input about its centre and pads what is
@@ -210,7 +210,7 @@ def _place(zoom: float, row: float, column: float) -> NDArray[np.float64]:
     )
 
 
-class BandBrightnessContrast(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # seen as Any
+class BandBrightnessContrast(albumentations.ImageOnlyTransform):
     """Change brightness and contrast of each band, about the band's mean."""
 
     def get_params_dependent_on_data(
@@ -238,7 +238,7 @@ class BandBrightnessContrast(albumentations.ImageOnlyTransform):  # type: ignore
         return changed
 
 
-class BandNoise(albumentations.ImageOnlyTransform):  # type: ignore[misc]  # seen as Any
+class BandNoise(albumentations.ImageOnlyTransform):
     """Add noise that is independent in each pixel and band."""
 
     def get_params_dependent_on_data(

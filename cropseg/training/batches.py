@@ -114,7 +114,7 @@ class TileStore:
         return inside & cells[np.ix_(rows, cols)]
 
 
-class TileBatches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras has no types
+class TileBatches(keras.utils.PyDataset):
     """Endless batches for `fit`; batch k is a function of (seed, k)."""
 
     def __init__(

@@ -39,7 +39,9 @@ class TrainingState:
 def save_state(state: TrainingState, path: Path) -> None:
     """Save a state as one `.npz` file."""
     record = {"epochs": [asdict(item) for item in state.epochs], "losses": state.losses}
-    arrays = {f"variable_{i}": value for i, value in enumerate(state.variables)}
+    arrays: dict[str, Any] = {
+        f"variable_{i}": value for i, value in enumerate(state.variables)
+    }
     arrays |= {f"best_{i}": value for i, value in enumerate(state.best_weights)}
     with write_whole(path) as part:
         np.savez(part, record=np.array(json.dumps(record)), **arrays)

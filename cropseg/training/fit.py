@@ -15,6 +15,7 @@ import numpy.typing as npt
 from cropseg.errors import CropsegError, DivergedError
 from cropseg.models.bundle import HEAD_LAYER
 from cropseg.models.precision import copy_with_precision
+from cropseg.progress import ShowProgress, show_nothing
 from cropseg.runtime import JIT_COMPILE, keras, resolve_precision
 from cropseg.sites.budget import LabelPool
 from cropseg.training.batches import TileBatches
@@ -27,13 +28,6 @@ _log = logging.getLogger(__name__)
 
 _WARMUP_SHARE = 0.05
 _CLIP_NORM = 1.0
-
-ShowProgress = Callable[[int, int, str], None]
-"""Called with steps done, steps in all, and what is going on."""
-
-
-def show_nothing(done: int, total: int, text: str) -> None:
-    """Show no progress."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,16 +130,12 @@ def _build_trainer(job: FitJob) -> Any:
     """
     logits = keras.Model(job.model.inputs, job.model.get_layer(HEAD_LAYER).output)
 
-    def call(layer: Any, *args: Any, **kwargs: Any) -> Any:
-        if layer.name in job.inference_norms:
-            kwargs["training"] = False
-        return layer(*args, **kwargs)
+    def share(layer: Any) -> Any:
+        return _InferenceNorm(layer) if layer.name in job.inference_norms else layer
 
     precision = resolve_precision(job.settings.precision)
     trainer = keras.models.clone_model(
-        copy_with_precision(logits, precision),
-        clone_function=lambda layer: layer,
-        call_function=call,
+        copy_with_precision(logits, precision), clone_function=share
     )
     weights = None
     if job.settings.class_weight_power:
@@ -161,6 +151,22 @@ def _build_trainer(job: FitJob) -> Any:
     )
     trainer.optimizer.build(trainer.trainable_variables)
     return trainer
+
+
+class _InferenceNorm(keras.layers.Layer):
+    """A batch normalisation in inference mode, whose scale and shift are trained.
+
+    A functional model overrides `training=False` given to one of its layers (Keras
+    3.15), so the call is wrapped. Only the trainer has it; it is never saved.
+    """
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__(name=f"{norm.name}_inference")
+        self.norm = norm
+
+    def call(self, inputs: Any, mask: Any = None) -> Any:
+        """Normalise by the statistics that were loaded."""
+        return self.norm(inputs, training=False, mask=mask)
 
 
 def list_locked_variables(model: Any, inference_norms: frozenset[str]) -> list[Any]:
@@ -204,7 +210,7 @@ class _Watch:
             raise CropsegError(message)
 
 
-class _Loop(keras.callbacks.Callback):  # type: ignore[misc]  # Keras has no types
+class _Loop(keras.callbacks.Callback):
     """Watches a training: losses, first step, validation, checkpoints, progress."""
 
     def __init__(self, job: FitJob, trainer: Any) -> None:

@@ -9,9 +9,8 @@ much as a full one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
-from typing import Any, Final
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,21 +18,11 @@ from numpy.typing import NDArray
 from cropseg.errors import DataError, UsageError
 from cropseg.runtime import keras
 from cropseg.sites.classes import IGNORE
+from cropseg.training.settings import LOSSES
 
 ops = keras.ops
 Tensor = Any
 """A tensor of the Keras backend."""
-
-LOSSES: Final[Mapping[str, tuple[str, ...]]] = MappingProxyType(
-    {
-        "cross_entropy": ("cross_entropy",),
-        "dice": ("dice",),
-        "focal": ("focal",),
-        "cross_entropy_dice": ("cross_entropy", "dice"),
-        "focal_dice": ("focal", "dice"),
-    }
-)
-"""What `--loss` takes, and the terms that each loss adds up."""
 
 _RANK = 4
 """Axes of logits: batch, row, column, class."""
@@ -101,7 +90,7 @@ def compute_class_weights(
     return scaled
 
 
-class SegmentationLoss(keras.losses.Loss):  # type: ignore[misc]  # Keras has no types
+class SegmentationLoss(keras.losses.Loss):
     """Sum of the terms that `LOSSES` names.
 
     A label that is neither a class nor 255 makes the loss NaN. Keras raises for it

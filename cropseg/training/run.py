@@ -16,8 +16,9 @@ from cropseg.inference.evaluate import Evaluation, evaluate_bundle
 from cropseg.models.bundle import Bundle, hash_weights, list_versions, save_bundle
 from cropseg.models.card import Card, CardClass, CardStage, Lineage
 from cropseg.models.stages import Stage
-from cropseg.models.weight_report import WeightReport, hash_variables
+from cropseg.models.weight_report import WeightReport, WeightRow, hash_variables
 from cropseg.models.zoo import get_tile_multiple
+from cropseg.progress import ShowProgress
 from cropseg.sites.budget import LabelPool
 from cropseg.sites.site import Site
 from cropseg.sites.split import PARTS
@@ -25,7 +26,6 @@ from cropseg.sites.statistics import BandStatistics, survey_site
 from cropseg.training.fit import (
     FitJob,
     FitResult,
-    ShowProgress,
     fit_model,
     list_locked_variables,
 )
@@ -46,6 +46,11 @@ class Run:
     def model_path(self) -> Path:
         """Its model."""
         return self.out_dir / "model.keras"
+
+    def summarize_weights(self) -> list[dict[str, Any]]:
+        """Return its weight report, variables with the same fate counted together."""
+        rows = json.loads((self.out_dir / "weights.json").read_text(encoding="utf-8"))
+        return WeightReport(rows=tuple(WeightRow(**row) for row in rows)).summarize()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +148,7 @@ def finish_run(
     }
     with write_whole(out_dir / "counts.npz") as part_path:
         np.savez_compressed(part_path, **counts)
-    metrics = {
+    metrics: dict[str, Any] = {
         part: evaluations[part].scores.to_json() if part in evaluations else None
         for part in ("val", "test")
     }

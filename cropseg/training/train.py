@@ -11,12 +11,12 @@ from cropseg.models.bundle import add_normalization
 from cropseg.models.card import Lineage
 from cropseg.models.weight_report import report_initialized
 from cropseg.models.zoo import build_network, find_stages, get_tile_multiple
+from cropseg.progress import ShowProgress, show_nothing
 from cropseg.runtime import start_run
 from cropseg.sites.budget import open_pool
 from cropseg.sites.site import Site
 from cropseg.sites.split import PARTS
 from cropseg.sites.statistics import require_trainable, survey_site
-from cropseg.training.fit import ShowProgress, show_nothing
 from cropseg.training.run import Run, RunStart, execute_run, find_finished_run
 from cropseg.training.settings import TrainSettings
 

@@ -1,8 +1,8 @@
 """What every network of the zoo keeps: names, files, gradients, stages, sizes.
 
 The networks are those of `list_pairs()`. One of each kind is built by default,
-the rest with `-m slow`. Run by file, all pairs share one fresh process, which
-imports Keras and nothing of cropseg.
+the rest with `-m slow`. All pairs share one fresh process, which imports Keras
+and nothing of cropseg.
 """
 
 from __future__ import annotations
@@ -24,11 +24,6 @@ from cropseg.models import zoo
 from cropseg.models.stages import PARTS
 from cropseg.runtime import keras
 
-# Keras 3.15.1 turns a variable into an array in a way that NumPy 2 warns about.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
-)
-
 NUM_BANDS = 5
 NUM_CLASSES = 3
 
@@ -40,6 +35,13 @@ QUICK = (
     ("linknet", "efficientnetb0"),
     ("fpn", "vgg16"),
 )
+
+STRIDES = {
+    "classic": [1, 2, 4, 8, 16],
+    "classic_tiny": [1, 2, 4],
+    "vgg16": [2, 4, 8, 16],  # nothing but a pooling follows
+    "vgg19": [2, 4, 8, 16],
+}
 
 LAYERS = {
     *("InputLayer", "Conv2D", "DepthwiseConv2D", "BatchNormalization", "ReLU"),
@@ -63,10 +65,12 @@ for line in sys.stdin:
 Reload = Callable[[Any, Any, Path], Any]
 
 
-def make_pixels(pair: tuple[str, str], *, rows: int = 1, columns: int = 1) -> Any:
-    """Make two tiles of so many multiples, without any symmetry."""
+def make_pixels(
+    pair: tuple[str, str], *, tiles: int = 2, rows: int = 1, columns: int = 1
+) -> Any:
+    """Make tiles of so many multiples, without any symmetry."""
     side = zoo.get_tile_multiple(*pair)
-    shape = (2, rows * side, columns * side, NUM_BANDS)
+    shape = (tiles, rows * side, columns * side, NUM_BANDS)
     return np.random.default_rng(7).normal(0.3, 1.1, shape).astype("float32")
 
 
@@ -90,7 +94,8 @@ def list_names(model: Any) -> list[tuple[str, list[str]]]:
     ],
 )
 def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
-    return request.param  # type: ignore[no-any-return]
+    chosen: tuple[str, str] = request.param
+    return chosen
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +217,9 @@ def test_stages_lead_from_the_input_to_the_head(
     assert stages[-1].stride == 1
     down = [stage.stride for stage in stages if stage.part == "encoder"]
     up = [stage.stride for stage in stages if stage.part == "decoder"]
-    assert down == sorted(set(down))
+    assert down == STRIDES.get(pair[1], [2, 4, 8, 16, 32])
     assert up == sorted(up, reverse=True)
-    assert max(down) <= zoo.get_tile_multiple(*pair)
+    assert len(up) >= len(down) - 1
     first = next(layer for layer in network.layers if layer.weights)
     assert first.name == stages[0].layers[0]
 
@@ -232,7 +237,8 @@ def test_stages_do_not_change_when_normalisation_comes_first(
 
 def test_a_gradient_reaches_every_layer(network: Any, pair: tuple[str, str]) -> None:
     # Lion steps by the sign of a gradient: any but zero moves a weight by 1e-3.
-    pixels = make_pixels(pair, rows=2, columns=2)
+    # EfficientNet drops whole blocks for a tile at random; of 8 tiles, one is left.
+    pixels = make_pixels(pair, tiles=8)
     labels = np.random.default_rng(5).integers(0, NUM_CLASSES, pixels.shape[:3])
     before = {w.path: w.numpy() for w in network.trainable_weights}
     network.compile(

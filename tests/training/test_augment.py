@@ -226,6 +226,18 @@ def test_zooms_span_their_range_in_and_out(monkeypatch):
     assert 70 < sum(zoom < 1 for zoom in zooms) < 130
 
 
+@pytest.mark.parametrize("zoom", [0.8, 1.0, 1.25])
+def test_the_edges_of_the_window_are_the_edges_of_the_view(zoom):
+    row, column = 3.25, 1.5
+    matrix = module._place(zoom, row, column)
+
+    first = matrix @ [column - 0.5, row - 0.5, 1]
+    last = matrix @ [column + TILE / zoom - 0.5, row + TILE / zoom - 0.5, 1]
+
+    assert first == pytest.approx([-0.5, -0.5])
+    assert last == pytest.approx([TILE - 0.5, TILE - 0.5])
+
+
 @pytest.mark.usefixtures("shapes_only")
 def test_without_surroundings_a_view_is_never_zoomed_out(monkeypatch):
     monkeypatch.setattr(module, "ZOOM_PROBABILITY", 1.0)

@@ -1,0 +1,46 @@
+"""cropseg: semantic segmentation of aerial crop images, and its transfer to new areas.
+
+The public names are below. Those that need Keras are imported when first used, so
+that `import cropseg` and checking data take no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from cropseg.sites.site import Site, open_site
+
+if TYPE_CHECKING:
+    from cropseg.comparison.compare import compare_modes, refit_like
+    from cropseg.inference.evaluate import evaluate_model
+    from cropseg.inference.predict import predict_scenes
+    from cropseg.training.train import train_site
+    from cropseg.transfer.transfer import transfer_to_site
+
+_HOMES = {
+    "compare_modes": "cropseg.comparison.compare",
+    "evaluate_model": "cropseg.inference.evaluate",
+    "predict_scenes": "cropseg.inference.predict",
+    "refit_like": "cropseg.comparison.compare",
+    "train_site": "cropseg.training.train",
+    "transfer_to_site": "cropseg.transfer.transfer",
+}
+
+__all__ = [
+    "Site",
+    "compare_modes",
+    "evaluate_model",
+    "open_site",
+    "predict_scenes",
+    "refit_like",
+    "train_site",
+    "transfer_to_site",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        message = f"module {__name__!r} has no attribute {name!r}"
+        raise AttributeError(message)
+    return getattr(importlib.import_module(_HOMES[name]), name)
