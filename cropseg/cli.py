@@ -442,6 +442,8 @@ def _progress(hidden: bool) -> Iterator[Callable[[int, int, str], None]]:
         TimeRemainingColumn(),
         TextColumn("{task.description}"),
     )
+    # Where it is no terminal, rich would leave an empty line behind.
+    hidden = hidden or not errors.is_terminal
     with Progress(*columns, console=errors, disable=hidden, transient=True) as bar:
         task = bar.add_task("starting", total=None)
 

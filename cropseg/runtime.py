@@ -8,17 +8,40 @@ weights on a CPU; with the default they do not (HAZARDS 19a).
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import logging
 import os
+import tempfile
+from collections.abc import Iterator
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
-
-import keras
-
 _log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def _hold_back_stderr() -> Iterator[None]:
+    """Hold back what C++ code writes to stderr, and show it only after an error.
+
+    TensorFlow says on every start, whatever its log level, that it found no GPU.
+    """
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+with _hold_back_stderr():
+    import keras
 
 JIT_COMPILE = "auto" if keras.backend.backend() == "jax" else False
 """Whether models are compiled with XLA. On a CPU TensorFlow is faster without."""
@@ -45,7 +68,9 @@ def _set_threads() -> None:
         )
 
 
-_set_threads()
+with _hold_back_stderr():
+    _set_threads()
+    _HAS_GPU = bool(keras.distribution.list_devices("gpu"))
 
 
 def start_run(seed: int) -> None:
@@ -63,20 +88,15 @@ def start_run(seed: int) -> None:
 def resolve_precision(precision: str) -> str:
     """Return `float32` or `bfloat16` for auto, float32 or bfloat16.
 
-    `auto` is bfloat16 on a GPU and float32 on a CPU. On two cores of a Xeon with
-    AVX512-BF16 a bfloat16 training step of the `classic` U-Net took 1.85 times as
-    long as a float32 one (docs/decisions/0004-precision.md).
+    `auto` is bfloat16 on a GPU and float32 on a CPU, where bfloat16 was slower
+    (docs/decisions/0003-float32-on-cpu.md).
     """
     if precision != "auto":
         return precision
-    devices = keras.distribution.list_devices("gpu")
-    return "bfloat16" if devices else "float32"
+    return "bfloat16" if _HAS_GPU else "float32"
 
 
 def compile_for_predict(model: Any) -> Any:
-    """Let a model predict without XLA on TensorFlow, and return it.
-
-    On a CPU the XLA forward pass of the `classic` U-Net took 1.65 times as long.
-    """
+    """Let a model predict without XLA on TensorFlow, and return it."""
     model.jit_compile = JIT_COMPILE
     return model

@@ -53,6 +53,18 @@ class Comparison:
     summary: dict[str, Any]
     """What `summary.json` holds."""
 
+    def find_best_network(self) -> str:
+        """Return the best mode at the largest budget that leaves a model to map with.
+
+        Raises:
+            UsageError: If only the pixel forest was compared.
+        """
+        ranked = [item["mode"] for item in self.summary["budgets"][-1]["modes"]]
+        networks = [mode for mode in ranked if mode != PIXEL_FOREST]
+        if not networks:
+            raise UsageError("No network was compared, so there is none to map with.")
+        return str(networks[0])
+
 
 def compare_modes(  # noqa: PLR0913 - keyword-only, and each is an option
     site: Site,

@@ -29,7 +29,7 @@ from cropseg.training.losses import compute_class_weights
 from cropseg.training.run import Run, describe_training, finish_run
 from cropseg.training.settings import TrainSettings
 
-NUM_TREES = 200
+NUM_TREES = 100
 """Trees of the forest."""
 
 MAX_PIXELS = 100_000

@@ -37,7 +37,8 @@ def plot_comparison(
     axes.set(xlabel=f"labelled {budgets[0].unit}", ylabel="mIoU on the test part")
     axes.set_title(title)
     axes.grid(axis="y", color="0.9")
-    figure.legend(loc="outside right center", frameon=False)
+    if modes:  # none, where every run diverged
+        figure.legend(loc="outside right center", frameon=False)
     with write_whole(path) as part:
         figure.savefig(part, dpi=130)
 

@@ -29,6 +29,7 @@ DRAWS = 2
 SETTINGS: dict[str, Any] = {
     "encoder": "classic_tiny",
     "tile_size": 128,
+    "batch_size": 4,
     "steps_per_epoch": 50,
 }
 """A small network, so that the demo takes minutes on two cores."""
@@ -117,11 +118,12 @@ def run_demo(
             draws=DRAWS,
             out_dir=folder / "comparison",
             epochs=TARGET_EPOCHS,
+            batch_size=SETTINGS["batch_size"],
             steps_per_epoch=SETTINGS["steps_per_epoch"],
             seed=seed,
             show_progress=show_progress,
         )
-        mode = choose_mapped_mode(comparison.summary)
+        mode = comparison.find_best_network()
         final = refit_like(
             area_2,
             comparison.out_dir,
@@ -143,9 +145,3 @@ def run_demo(
             path=folder / "maps" / "area_2.png",
         )
     return DemoResult(out_dir=folder, summary=comparison.summary, mapped_mode=mode)
-
-
-def choose_mapped_mode(summary: dict[str, Any]) -> str:
-    """Return the best network of the largest budget: a forest leaves no model."""
-    modes = [item["mode"] for item in summary["budgets"][-1]["modes"]]
-    return str(next(mode for mode in modes if mode != PIXEL_FOREST))

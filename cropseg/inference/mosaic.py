@@ -86,7 +86,7 @@ def choose_tile_shape(
 def predict_tiles(
     engine: KerasEngine, reader: PixelReader, grid: Grid, tiles: Iterable[Tile]
 ) -> Iterator[PredictedTile]:
-    """Predict tiles of a scene, in order.
+    """Predict tiles of a scene.
 
     Args:
         engine: The model.
@@ -95,7 +95,8 @@ def predict_tiles(
         tiles: What to predict, all of one shape.
 
     Yields:
-        The core of each tile. A tile without data is not computed.
+        The core of each tile. A tile without data is not computed, and comes before
+        those that wait for their batch to fill up.
     """
     waiting: list[tuple[Tile, npt.NDArray[np.float32], npt.NDArray[np.bool_]]] = []
     for tile in tiles:

@@ -78,6 +78,8 @@ def predict_scenes(  # noqa: PLR0913 - keyword-only, and each is an option
     scenes = [Path(path) for path in image_paths]
     _refuse_equal_names(scenes)
     headers, failures = _read_headers(scenes, card)
+    if failures and not headers:  # before `overwrite` empties the folder
+        _raise_failures(failures, num_scenes=len(scenes))
     record = {
         "command": "predict",
         "model_sha256": hash_file(Path(model_path)),
@@ -98,12 +100,9 @@ def predict_scenes(  # noqa: PLR0913 - keyword-only, and each is an option
             engine = KerasEngine(
                 load_bundle(model_path), batch_size=batch_size, precision=precision
             )
-            mapper = _Mapper(engine, shape, todo, show_progress)
-            failures |= mapper.map_all()
-    if failures and len(scenes) > 1:
-        problems = [f"{scene}: {error}" for scene, error in failures.items()]
-        title = f"{len(failures)} of {len(scenes)} scenes failed, the rest are mapped"
-        raise PartialFailureError(join_problems(title, problems))
+            failures |= _Mapper(engine, shape, todo, show_progress).map_all()
+        if failures:
+            _raise_failures(failures, num_scenes=len(scenes))
     return maps
 
 
@@ -132,9 +131,7 @@ class _Mapper:
             try:
                 self._map(scene, header, map_path)
             except CropsegError as error:
-                if len(self._scenes) == 1:
-                    raise
-                _log.error("%s: %s", scene, error)
+                _log.info("%s: %s", scene, error)  # raised when all are done
                 failures[scene] = error
         return failures
 
@@ -182,10 +179,16 @@ def _read_headers(
             _check_scene(scene, header, card)
             headers[scene] = header
         except CropsegError as error:
-            if len(scenes) == 1:
-                raise
             failures[scene] = error
     return headers, failures
+
+
+def _raise_failures(failures: dict[Path, CropsegError], *, num_scenes: int) -> None:
+    if num_scenes == 1:
+        raise next(iter(failures.values()))
+    problems = [f"{scene}: {error}" for scene, error in failures.items()]
+    title = f"{len(failures)} of {num_scenes} scenes failed, the rest are mapped"
+    raise PartialFailureError(join_problems(title, problems))
 
 
 def _check_scene(scene: Path, header: RasterHeader, card: Card) -> None:

@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import rasterio
 import rasterio.shutil
+from rasterio._err import CPLE_BaseError  # what `rasterio.shutil.copy` raises
 from rasterio.errors import RasterioError
 from rasterio.windows import Window as RasterioWindow
 
-from cropseg.errors import ResourceError
+from cropseg.errors import DataError, ResourceError
 from cropseg.files import write_whole
 from cropseg.models.card import Card
 from cropseg.sites.classes import IGNORE, parse_color
@@ -59,7 +60,7 @@ def write_class_map(
         tags: Further metadata.
 
     Yields:
-        A writer. Pixels that it is not given stay 255.
+        A writer. It must be given every pixel once.
 
     Raises:
         ResourceError: If the map cannot be written whole. Nothing is left behind.
@@ -100,7 +101,7 @@ def write_class_map(
                 blocksize=_BLOCK_PX,
             )
             _verify(part, writer.pixels)
-        except RasterioError as error:
+        except (RasterioError, CPLE_BaseError) as error:
             raise ResourceError(
                 f"Cannot write {path}: {error}. Check the free space of the disk; a "
                 "map needs room for itself twice."
@@ -112,11 +113,15 @@ def write_class_map(
 def _verify(path: Path, pixels: npt.NDArray[np.int64]) -> None:
     """Read the map back and compare the pixels of each class (HAZARDS 1 and 2)."""
     found = np.zeros(256, np.int64)
-    with open_raster(path) as reader:
-        grid = reader.header.grid
-        for tile in iterate_tiles(grid.window, core_size=_READ_PX):
-            window = tile.core.clip(height=grid.height, width=grid.width)
-            found += np.bincount(reader.read(window, [0]).values.ravel(), minlength=256)
+    try:
+        with open_raster(path) as reader:
+            grid = reader.header.grid
+            for tile in iterate_tiles(grid.window, core_size=_READ_PX):
+                window = tile.core.clip(height=grid.height, width=grid.width)
+                classes = reader.read(window, [0]).values
+                found += np.bincount(classes.ravel(), minlength=256)
+    except DataError as error:
+        raise ResourceError(f"{path} cannot be read back: {error}") from error
     if (found != pixels).any():
         raise ResourceError(
             f"{path} was not written whole: {int(np.abs(found - pixels).sum())} pixels "

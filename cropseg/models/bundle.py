@@ -107,7 +107,8 @@ def save_bundle(model: Any, card: Card, path: Path) -> None:
             f"{len(bad)} variables, {bad[0]} first, are not finite; the model is not "
             "saved. Train with a lower --learning-rate."
         )
-    plain = keras.Model(model.inputs, model.outputs, name=model.name)
+    # One tensor and no list: Keras warns where a list of one is called with a tensor.
+    plain = keras.Model(model.inputs[0], model.outputs[0], name=model.name)
     with write_whole(path, verify=_verify) as part:
         plain.save(part)
         with zipfile.ZipFile(part, "a", zipfile.ZIP_DEFLATED) as archive:
@@ -137,7 +138,7 @@ def load_bundle(path: str | Path) -> Bundle:
         raise ModelError(f"{path} is damaged in {damaged}. Copy it again.")
     try:
         model = keras.models.load_model(path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, KeyError, OSError) as error:
         raise ModelError(f"Keras cannot load {path}: {error}") from error
     if model.input_shape[-1] != len(card.bands):
         raise ModelError(

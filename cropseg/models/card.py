@@ -5,13 +5,16 @@ It is an extra member of the `.keras` archive, which Keras itself ignores.
 
 from __future__ import annotations
 
+import contextlib
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from cropseg.errors import ModelError, ModelFileNotFoundError
+from cropseg.errors import CropsegError, ModelError, ModelFileNotFoundError
 from cropseg.sites.classes import ClassMap
 from cropseg.sites.site import Site, match_classes
 
@@ -20,6 +23,9 @@ CARD_NAME = "cropseg.json"
 
 SCHEMA_VERSION = 1
 _MAX_CARD_BYTES = 64 * 2**20
+
+_DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError)
+"""What `zipfile` raises where a byte of an archive is wrong."""
 
 
 class _Entry(BaseModel):
@@ -115,12 +121,14 @@ class Card(_Entry):
         return tuple(item.name for item in self.classes)
 
 
-def check_archive(path: Path) -> zipfile.ZipFile:
+@contextlib.contextmanager
+def check_archive(path: Path) -> Iterator[zipfile.ZipFile]:
     """Open a `.keras` archive.
 
     Raises:
         ModelFileNotFoundError: If there is no such file.
-        ModelError: If it is no `.keras` archive.
+        ModelError: If it is no `.keras` archive, or is found to be damaged while it
+            is read.
     """
     if not path.is_file():
         raise ModelFileNotFoundError(
@@ -128,8 +136,11 @@ def check_archive(path: Path) -> zipfile.ZipFile:
             "model.keras of a run, such as runs/area_1/model.keras."
         )
     try:
-        return zipfile.ZipFile(path)
-    except zipfile.BadZipFile as error:
+        with zipfile.ZipFile(path) as archive:
+            yield archive
+    except CropsegError:
+        raise
+    except _DAMAGE as error:
         raise ModelError(
             f"{path} is no complete .keras archive ({error}). It is damaged or of "
             "another format; give the model.keras that `cropseg train` wrote."
@@ -154,10 +165,11 @@ def read_card(path: str | Path) -> Card:
             ) from error
         if size > _MAX_CARD_BYTES:
             raise ModelError(f"The card of {path} claims {size} bytes; it is damaged.")
-        try:
-            return Card.model_validate_json(archive.read(CARD_NAME))
-        except (ValidationError, zipfile.BadZipFile) as error:
-            raise ModelError(f"The card of {path} cannot be read: {error}") from error
+        content = archive.read(CARD_NAME)
+    try:
+        return Card.model_validate_json(content)
+    except ValidationError as error:
+        raise ModelError(f"The card of {path} cannot be read: {error}") from error
 
 
 def fit_site_to_card(site: Site, card: Card) -> Site:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from cropseg.errors import DataError
 from cropseg.sites.site import Site, match_classes
-from cropseg.sites.split import PARTS
+from cropseg.sites.split import PARTS, NoSplit
 from cropseg.sites.statistics import Survey, require_trainable, survey_site
 
 
@@ -35,7 +35,7 @@ class CheckReport:
     site: Site
     """The site."""
     survey: Survey | None
-    """Its survey, or None where it could not be read."""
+    """Its survey, or None where it could not be read or has no split."""
     findings: tuple[Finding, ...]
     """All findings, errors first."""
 
@@ -103,20 +103,22 @@ def check_site(
                 path=str(site.manifest_path),
             )
         )
-    else:
-        try:
+    try:
+        if site.split is None:
+            survey_site(replace(site, split=NoSplit()), tile_size)
+        else:
             survey = survey_site(site, tile_size)
             findings += _check_parts(site, survey)
             require_trainable(site, survey)
-        except DataError as error:
-            findings.append(
-                Finding(
-                    level="error",
-                    code="not-trainable",
-                    message=str(error),
-                    path=str(site.manifest_path),
-                )
+    except DataError as error:
+        findings.append(
+            Finding(
+                level="error",
+                code="not-trainable" if site.split else "not-readable",
+                message=str(error),
+                path=str(site.manifest_path),
             )
+        )
     if model_classes is not None:
         findings += _compare_classes(site, model_classes, model_name)
     order = ("error", "warning", "note")

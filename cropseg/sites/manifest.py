@@ -154,16 +154,26 @@ def read_manifest(path: Path) -> Manifest:
         raise DataError(f"Cannot read manifest {path}: {error}.") from error
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no day of a calendar
         raise DataError(f"{path} is not YAML: {error}") from error
     if not isinstance(document, dict):
         raise DataError(f"{path} holds {type(document).__name__}, not keys and values.")
     try:
         return Manifest.model_validate(document)
     except ValidationError as error:
-        problems = [_describe(problem) for problem in error.errors()]
+        found = error.errors()
+        problems = [_describe(item) for item in found if not _is_echo(item, found)]
         title = f"Manifest {path} has {len(problems)} problem(s)"
         raise DataError(join_problems(title, problems)) from error
+
+
+def _is_echo(problem: Any, problems: Any) -> bool:
+    """Whether a list seems too short only because of a mistake in an item of it."""
+    place = problem["loc"]
+    return problem["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place
+        for other in problems
+    )
 
 
 def _describe(problem: Any) -> str:

@@ -158,6 +158,11 @@ def open_raster(path: Path) -> Iterator[RasterReader]:
                 "Convert it with gdal_translate, or copy it again."
             ) from error
         with dataset:
+            if dataset.dtypes[0].startswith("complex"):
+                raise DataError(
+                    f"{path} holds complex numbers ({dataset.dtypes[0]}); expected "
+                    "integers or floats. Write its amplitude to a file of its own."
+                )
             yield RasterReader(dataset, path)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cropseg.errors import DataError, join_problems
+from cropseg.errors import DataError, DataFileNotFoundError, join_problems
 from cropseg.files import hash_settings
 from cropseg.sites.classes import IGNORE, ClassMap, CropClass, Labels
 from cropseg.sites.grid import Grid, Window
@@ -73,7 +73,13 @@ class Site:
         paths = [path for s in self.scenes for path in (s.image_path, s.labels_path)]
         if isinstance(self.split, RegionSplit):
             paths.append(self.split.regions_path)
-        stats = [path.stat() for path in paths if path is not None]
+        try:
+            stats = [path.stat() for path in paths if path is not None]
+        except OSError as error:
+            raise DataFileNotFoundError(
+                f"{error.filename} was there when site {self.name} was opened, and is "
+                f"no more: {error.strerror}. Restore it, or open the site again."
+            ) from error
         files = [(item.st_size, item.st_mtime_ns) for item in stats]
         return hash_settings([self.manifest.model_dump(mode="json"), files])
 
@@ -221,12 +227,13 @@ def open_site(manifest_path: str | Path) -> Site:
 
 
 def _open_scenes(path: Path, manifest: Manifest) -> tuple[Scene, ...]:
-    scenes, problems, missing = [], [], 0
+    scenes, problems = [], []
+    kind = DataError
     for entry in manifest.scenes:
         try:
             scene, found = _open_one_scene(path.parent, entry, len(manifest.bands))
-        except FileNotFoundError as error:
-            missing += 1
+        except DataFileNotFoundError as error:
+            kind = DataFileNotFoundError
             problems.append(str(error))
             continue
         except DataError as error:
@@ -238,7 +245,7 @@ def _open_scenes(path: Path, manifest: Manifest) -> tuple[Scene, ...]:
         problems = _compare_gsds(scenes, manifest.gsd_m)
     if problems:
         title = f"The files of {path} have {len(problems)} problem(s)"
-        raise DataError(join_problems(title, problems))
+        raise kind(join_problems(title, problems))
     return tuple(scenes)
 
 
@@ -254,9 +261,11 @@ def _open_one_scene(
             f"{image_path} has {header.num_bands} bands, but the manifest names "
             f"{num_bands} in `bands`. Name every band of the file, in file order."
         )
-    if not header.grid.crs:
+    crs = header.grid.crs
+    if not crs or not (crs.is_projected or crs.is_geographic):
         problems.append(
-            f"{image_path} has no CRS. Set it with gdal_edit.py -a_srs EPSG:...."
+            f"{image_path} has {'a local' if crs else 'no'} CRS, and so no place on "
+            "the Earth. Set it with gdal_edit.py -a_srs EPSG:...."
         )
         labels_path = None
     if labels_path is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -116,9 +117,17 @@ class RegionSplit:
     block_m: float
     """Side of a block, the unit of scoring, in metres."""
 
+    def __post_init__(self) -> None:
+        """Check that the file is there."""
+        if not self.regions_path.is_file():
+            raise DataFileNotFoundError(
+                f"No region file at {self.regions_path}, which `split` names."
+            )
+
     def read_parts(self, grid: Grid, window: Window) -> PartIds:
         """Return the part of every pixel of a window, (height, width)."""
-        regions = _read_regions(self.regions_path).to_crs(grid.crs)
+        changed = self.regions_path.stat().st_mtime_ns
+        regions = _read_regions(self.regions_path, changed).to_crs(grid.crs)
         shapes = [
             (shape, PARTS.index(part))
             for shape, part in zip(regions.geometry, regions["part"], strict=True)
@@ -134,14 +143,24 @@ class RegionSplit:
         )
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoSplit:
+    """No pixel is in any part: for reading a site that has no split."""
+
+    block_m: float = math.inf
+    """There are no blocks."""
+
+    def read_parts(self, grid: Grid, window: Window) -> PartIds:
+        """Return `NO_PART` for every pixel of a window, (height, width)."""
+        return np.full((window.height, window.width), NO_PART, "uint8")
+
+
 @functools.lru_cache(maxsize=8)
-def _read_regions(path: Path) -> Any:
+def _read_regions(path: Path, _changed_ns: int) -> Any:
     # Imported here: they take most of the start of `cropseg --help`.
     import geopandas
     from pyogrio.errors import DataSourceError
 
-    if not path.is_file():
-        raise DataFileNotFoundError(f"No region file at {path}, which `split` names.")
     try:
         regions = geopandas.read_file(path)
     except DataSourceError as error:
@@ -151,6 +170,12 @@ def _read_regions(path: Path) -> Any:
         raise DataError(
             f"{path} needs a field `part` with train, val or test for every polygon; "
             f"its fields are {', '.join(regions.columns)}, its parts {found}."
+        )
+    shapes = getattr(regions, "geometry", None)
+    if shapes is None or shapes.crs is None or not len(shapes) or shapes.isna().any():
+        raise DataError(
+            f"{path} needs a CRS and a polygon in every row. Write it again as "
+            "GeoJSON or GeoPackage."
         )
     return regions
 

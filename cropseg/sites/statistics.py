@@ -63,7 +63,6 @@ class Survey:
         return 1 - self.valid_pixels / self.num_pixels
 
 
-@functools.lru_cache(maxsize=8)
 def survey_site(site: Site, tile_size: int) -> Survey:
     """Read every pixel of a site once and count what is there.
 
@@ -79,6 +78,11 @@ def survey_site(site: Site, tile_size: int) -> Survey:
         DataError: If a file cannot be read or holds labels that nobody named. The
             problems of all scenes are listed.
     """
+    return _survey_files(site, tile_size, site.fingerprint)
+
+
+@functools.lru_cache(maxsize=8)
+def _survey_files(site: Site, tile_size: int, _fingerprint: str) -> Survey:
     split = site.require_split()
     num_classes = len(site.classes)
     tiles: list[SurveyedTile] = []

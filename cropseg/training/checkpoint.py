@@ -56,10 +56,10 @@ def load_state(path: Path) -> TrainingState | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))
             arrays = {name: file[name] for name in file.files if name != "record"}
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ModelError(
             f"Checkpoint {path} cannot be read: {error}. Start again with --overwrite."
         ) from error

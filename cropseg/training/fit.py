@@ -195,9 +195,10 @@ class _Watch:
     @classmethod
     def start(cls, trainer: Any, inference_norms: frozenset[str]) -> _Watch:
         locked = list_locked_variables(trainer, inference_norms)
+        copy = keras.ops.convert_to_numpy
         return cls(
-            locked=[(v, np.array(v)) for v in locked],
-            trained=[(v, np.array(v)) for v in trainer.trainable_variables],
+            locked=[(v, copy(v)) for v in locked],
+            trained=[(v, copy(v)) for v in trainer.trainable_variables],
         )
 
     def compare(self) -> None:
@@ -302,7 +303,7 @@ class _Loop(keras.callbacks.Callback):
             state = TrainingState(
                 epochs=tuple(self.epochs),
                 losses=tuple(self.losses),
-                variables=[np.array(variable) for variable in self._variables],
+                variables=list(map(keras.ops.convert_to_numpy, self._variables)),
                 best_weights=self._best_weights,
             )
             save_state(state, self._job.checkpoint_path)

@@ -51,6 +51,8 @@ def has_converged(losses: Sequence[float]) -> bool:
         >>> has_converged([0.5] * 100)
         True
     """
+    if len(losses) < 2:  # noqa: PLR2004 - a line has two points
+        return False
     tail = np.asarray(losses[-max(2, round(_TAIL * len(losses))) :])
     slope = np.polyfit(np.arange(len(tail)), tail, 1)[0]
     return bool(-slope * (len(tail) - 1) < _MAX_FALL * tail.mean())
@@ -73,9 +75,10 @@ def plot_curves(
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     steps = np.arange(1, len(losses) + 1)
+    starts = [0, *(item.step for item in epochs[:-1])]
     axes.plot(steps, losses, color="0.8", linewidth=0.8, label="loss of a step")
     axes.plot(
-        [item.step for item in epochs],
+        [(start + item.step) / 2 for start, item in zip(starts, epochs, strict=True)],
         [item.loss for item in epochs],
         color="tab:blue",
         label="mean loss of an epoch",
@@ -90,6 +93,6 @@ def plot_curves(
         right.set(ylabel="val mIoU", ylim=(0, 1))
         more = right.get_legend_handles_labels()
         handles, labels = handles + more[0], labels + more[1]
-    axes.legend(handles, labels, loc="center right")
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
     with write_whole(path) as part:
         figure.savefig(part, dpi=120)

@@ -62,9 +62,17 @@ class TrainSettings:
             UsageError: If one cannot be used. All problems are listed.
         """
         problems = [
+            f"`{field.name}` is {getattr(self, field.name)!r}; it must be "
+            f"{_KINDS[str(field.type)][1]}."
+            for field in dataclasses.fields(self)
+            if not isinstance(getattr(self, field.name), _KINDS[str(field.type)][0])
+        ]
+        if problems:
+            raise UsageError(join_problems("Settings that cannot be used", problems))
+        problems += [
             f"`{name}` is {getattr(self, name)}; it must be {least} or greater."
             for name, least in _LEAST.items()
-            if getattr(self, name) < least
+            if not getattr(self, name) >= least
         ]
         problems += [
             f"`{name}` is {getattr(self, name)!r}; it must be one of "
@@ -94,6 +102,13 @@ class TrainSettings:
         del values["workers"]
         return values
 
+
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "str": ((str,), "a text"),
+    "int": ((int,), "a whole number"),
+    "float": ((int, float), "a number; YAML reads 1e-3 as a text, 1.0e-3 as a number"),
+}
+"""What a setting of each type may be."""
 
 _LEAST = {
     "tile_size": 8,

@@ -25,7 +25,7 @@ _NEVER = -1e4
 """Logit of a class that `zero_shot` cannot predict: its probability is exactly 0."""
 
 
-def load_weights(
+def load_weights(  # noqa: C901 - one pass decides on every variable
     model: Any,
     stages: Sequence[Stage],
     source: Any,
@@ -60,17 +60,19 @@ def load_weights(
         for name in stage.layers:
             for variable in model.get_layer(name).weights:
                 action, reason = "initialised", "the plan asks for random weights"
-                if stage.part in plan.loaded and name == HEAD_LAYER:
-                    values[variable.path], reason, dropped = _match_head(
-                        variable, found, card=card, classes=classes, plan=plan
-                    )
-                    action = "copied"
-                    skipped += dropped
-                elif stage.part in plan.loaded:
+                if stage.part in plan.loaded:
                     action, reason = "copied", "same name and shape"
-                    problem = _compare(variable, found)
+                    shape = tuple(variable.shape)
+                    if name == HEAD_LAYER:
+                        shape = (*shape[:-1], len(card.classes))
+                    problem = _compare(variable.path, shape, found)
                     if problem:
                         problems.append(problem)
+                    elif name == HEAD_LAYER:
+                        values[variable.path], reason, dropped = _match_head(
+                            variable, found, card=card, classes=classes, plan=plan
+                        )
+                        skipped += dropped
                     else:
                         values[variable.path] = found[variable.path]
                 rows.append(
@@ -91,12 +93,13 @@ def load_weights(
     return WeightReport(rows=(*rows, *skipped))
 
 
-def _compare(variable: Any, found: dict[str, npt.NDArray[Any]]) -> str | None:
-    if variable.path not in found:
-        return f"{variable.path} is not in the source model."
-    shape = found[variable.path].shape
-    if shape != tuple(variable.shape):
-        return f"{variable.path} has shape {tuple(variable.shape)}, {shape} there."
+def _compare(
+    path: str, shape: tuple[int, ...], found: dict[str, npt.NDArray[Any]]
+) -> str | None:
+    if path not in found:
+        return f"{path} is not in the source model."
+    if found[path].shape != shape:
+        return f"{path} should have shape {shape}, but has {found[path].shape} there."
     return None
 
 
@@ -111,7 +114,7 @@ def _match_head(
     """Return a head variable's values, why, and the source's rows without a place."""
     matches = match_card_classes(card, classes)
     theirs = found[variable.path]
-    values = np.array(variable)
+    values = keras.ops.convert_to_numpy(variable)
     if not plan.trains:
         _refuse_sums(matches)
         values[...] = _NEVER if variable.path.endswith("bias") else 0.0

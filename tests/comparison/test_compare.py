@@ -1,0 +1,347 @@
+"""Comparisons: equal terms for every mode, and no run done twice."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+
+import pytest
+import yaml
+
+from cropseg.comparison.compare import compare_modes, refit_like
+from cropseg.errors import (
+    ConflictError,
+    DataError,
+    DataFileNotFoundError,
+    DivergedError,
+    ModelError,
+    PartialFailureError,
+    UsageError,
+)
+from cropseg.models.card import read_card
+
+MODES = ["zero_shot", "full", "head_only", "pixel_forest"]
+LABELS = ["3tiles", "1tiles"]
+DRAWS = 2
+NUM_CELLS = 1 + 3 * 2 * 2
+INTERRUPTED_AT = 5
+
+
+class Interrupted(BaseException):
+    """What a user's Ctrl-C is to a comparison."""
+
+
+@pytest.fixture(scope="module")
+def finished(area_2, source_path, settings, make_fake_fit, tmp_path_factory):
+    """Return a comparison that was interrupted once, and what was seen of it."""
+    folder = tmp_path_factory.mktemp("comparison")
+    fake = make_fake_fit()
+    fake.raises[INTERRUPTED_AT] = Interrupted()
+    given = {
+        "modes": MODES,
+        "labels": LABELS,
+        "draws": DRAWS,
+        "out_dir": folder / "compare",
+        "seed": 7,
+        **settings,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cropseg.training.run.fit_model", fake)
+        with pytest.raises(Interrupted):
+            compare_modes(area_2, source_path, **given)
+        before = read_times(folder / "compare")
+        comparison = compare_modes(area_2, source_path, **given)
+    return {
+        "comparison": comparison,
+        "jobs": fake.jobs,
+        "before": before,
+        "given": given,
+    }
+
+
+def read_times(folder):
+    paths = folder.glob("runs/*/metrics.json")
+    return {path: path.stat().st_mtime_ns for path in paths}
+
+
+def read_results(folder):
+    text = (folder / "results.csv").read_text(encoding="utf-8")
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_a_comparison_that_was_interrupted_repeats_no_finished_run(finished):
+    after = read_times(finished["comparison"].out_dir)
+
+    assert len(finished["before"]) > 3
+    assert len(after) == NUM_CELLS
+    assert finished["before"].items() <= after.items()
+    # The interrupted one was begun twice, every other one once.
+    assert len(finished["jobs"]) == 2 * 2 * DRAWS + 1
+
+
+def test_a_finished_comparison_trains_nothing_again(
+    finished, area_2, source_path, fake_fit
+):
+    before = read_times(finished["comparison"].out_dir)
+
+    again = compare_modes(area_2, source_path, **finished["given"])
+
+    assert fake_fit.jobs == []
+    assert read_times(again.out_dir) == before
+    assert again.summary == finished["comparison"].summary
+
+
+def test_settings_are_equal_but_for_the_mode(finished):
+    found = {}
+    for path in finished["comparison"].out_dir.glob("runs/*/run.yaml"):
+        record = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if record["command"] == "transfer":
+            mode = record.pop("mode")
+            key = (record["labels"], record["draw"])
+            found.setdefault(mode, {})[key] = record
+    assert set(found) == {"zero_shot", "full", "head_only"}
+
+    assert found["full"] == found["head_only"]
+    assert len(found["full"]) == 4
+    for (labels, draw), record in found["full"].items():
+        assert record["labels"] == labels
+        assert record["settings"]["seed"] == 7 + draw
+        rest = {k: v for k, v in record["settings"].items() if k != "seed"}
+        other = found["full"]["1tiles", 0]["settings"]
+        assert rest == {k: v for k, v in other.items() if k != "seed"}
+
+
+def test_every_mode_sees_the_same_labels_and_draws_are_nested(finished):
+    seen = {}
+    for job in finished["jobs"]:
+        draw = job.settings.seed - 7
+        key = (draw, len(job.pool.tiles))
+        seen.setdefault(key, []).append(job.pool.tiles)
+    assert set(seen) == {(draw, count) for draw in range(2) for count in (1, 3)}
+
+    for tiles in seen.values():
+        assert len(tiles) >= 2
+        assert len(set(tiles)) == 1
+    for draw in range(DRAWS):
+        assert set(seen[draw, 1][0]) < set(seen[draw, 3][0])
+    assert seen[0, 3][0] != seen[1, 3][0]
+
+
+def test_the_forest_sees_the_labels_of_the_networks(finished):
+    rows = read_results(finished["comparison"].out_dir)
+    labels = {}
+    for row in rows:
+        if row["mode"] != "zero_shot":
+            key = (row["label_amount"], row["draw"], row["seed"])
+            labels.setdefault(key, {})[row["mode"]] = row["label_pixels"]
+
+    assert len(labels) == 4
+    for found in labels.values():
+        assert set(found) == {"full", "head_only", "pixel_forest"}
+        assert len(set(found.values())) == 1
+
+
+def test_nothing_is_validated_on_the_target(finished):
+    assert all(job.validate is None for job in finished["jobs"])
+    assert finished["comparison"].summary["validation"] == "none"
+
+
+def test_the_results_have_a_row_a_run_and_the_columns_of_the_design(finished):
+    rows = read_results(finished["comparison"].out_dir)
+    listed = (
+        "mode,label_unit,label_amount,label_pixels,label_fields,draw,seed,fold,status,"
+        "converged,classes_seen,learning_rate,steps,miou,overall_accuracy"
+    )
+
+    assert len(rows) == NUM_CELLS
+    assert ",".join(rows[0]).startswith(listed)
+    assert list(rows[0])[-3:] == ["iou_corn", "iou_water", "iou_soybeans"]
+    assert {row["status"] for row in rows} == {"ok"}
+    for row in rows:
+        assert 0 <= float(row["miou"]) <= 1
+        runs = finished["comparison"].out_dir / "runs"
+        name = f"{row['mode']}-{row['label_amount']}tiles-draw{row['draw']}"
+        metrics = json.loads((runs / name / "metrics.json").read_text(encoding="utf-8"))
+        assert float(row["miou"]) == metrics["test"]["miou"]
+
+
+def test_the_summary_names_the_leader_of_each_budget(finished):
+    comparison = finished["comparison"]
+    path = comparison.out_dir / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+    rows = read_results(comparison.out_dir)
+
+    assert summary == comparison.summary
+    assert [item["labels"] for item in summary["budgets"]] == ["1tiles", "3tiles"]
+    for item, amount in zip(summary["budgets"], ("1", "3"), strict=True):
+        means = {}
+        for row in rows:
+            if row["label_amount"] in ("0", amount):
+                means.setdefault(row["mode"], []).append(float(row["miou"]))
+        best = max(means, key=lambda mode: sum(means[mode]) / len(means[mode]))
+        assert item["leader"] == best
+        assert f"{best}" in item["answer"]
+    assert summary["answer"].startswith("With 1tiles, ")
+    assert summary["failed"] == []
+
+
+def test_a_comparison_writes_its_files_and_no_others(finished):
+    names = {path.name for path in finished["comparison"].out_dir.iterdir()}
+
+    assert names == {
+        *("compare.yaml", "results.csv", "summary.json", "comparison.png", "runs"),
+    }
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 8}, {"draws": 3}, {"modes": ["full"]}, {"labels": ["2tiles"]}]
+)
+def test_a_folder_with_another_comparison_is_refused(
+    finished, area_2, source_path, fake_fit, change
+):
+    with pytest.raises(ConflictError) as caught:
+        compare_modes(area_2, source_path, **finished["given"] | change)
+
+    assert caught.value.exit_code == 7
+    assert fake_fit.jobs == []
+
+
+def test_a_run_that_diverges_is_failed_and_the_others_complete(
+    area_2, source_path, settings, fake_fit, tmp_path
+):
+    fake_fit.raises[0] = DivergedError("The loss is nan at step 1.")
+    given = {
+        "modes": ["full", "head_only", "pixel_forest"],
+        "labels": ["1tiles"],
+        "draws": 1,
+        "out_dir": tmp_path / "compare",
+        **settings,
+    }
+
+    with pytest.raises(PartialFailureError, match="1 of 3 runs failed") as caught:
+        compare_modes(area_2, source_path, **given)
+
+    assert caught.value.exit_code == 9
+    assert "full-1tiles-draw0" in str(caught.value)
+    rows = read_results(tmp_path / "compare")
+    status = {row["mode"]: row["status"] for row in rows}
+    assert status == {"full": "failed", "head_only": "ok", "pixel_forest": "ok"}
+    summary = json.loads((tmp_path / "compare" / "summary.json").read_text("utf-8"))
+    assert summary["failed"] == ["full-1tiles-draw0"]
+    modes = {item["mode"] for item in summary["budgets"][0]["modes"]}
+    assert modes == {"head_only", "pixel_forest"}
+
+    before = len(fake_fit.jobs)
+    again = compare_modes(area_2, source_path, **given)  # tries what failed, only
+
+    assert len(fake_fit.jobs) == before + 1
+    assert again.summary["failed"] == []
+
+
+def test_a_comparison_in_which_everything_diverges_is_still_written(
+    area_2, source_path, settings, fake_fit, tmp_path
+):
+    fake_fit.raises[0] = DivergedError("The loss is nan at step 1.")
+
+    with pytest.raises(PartialFailureError, match="1 of 1 runs failed"):
+        compare_modes(
+            area_2,
+            source_path,
+            modes=["full"],
+            labels=["1tiles"],
+            draws=1,
+            out_dir=tmp_path / "compare",
+            **settings,
+        )
+
+    (row,) = read_results(tmp_path / "compare")
+    assert row["status"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"modes": ["fulll"]}, UsageError, "nearest is 'full'"),
+        ({"labels": ["3trees"]}, UsageError, "3trees"),
+        ({"labels": ["900tiles"]}, DataError, "900tiles"),
+        ({"draws": 0}, UsageError, "0 draws"),
+        ({"tile_size": 64}, UsageError, "tile_size"),
+        ({"epochs": 0}, UsageError, "epochs"),
+    ],
+)
+def test_what_cannot_be_compared_leaves_nothing_behind(
+    finished, area_2, source_path, tmp_path, change, error, message
+):
+    given = finished["given"] | {"out_dir": tmp_path / "compare"} | change
+
+    with pytest.raises(error, match=message):
+        compare_modes(area_2, source_path, **given)
+
+    assert not (tmp_path / "compare").exists()
+
+
+def test_a_refit_takes_settings_and_model_of_the_comparison_and_all_labels(
+    finished, area_2, fake_fit, tmp_path
+):
+    folder = finished["comparison"].out_dir
+
+    run = refit_like(area_2, folder, mode="head_only", out_dir=tmp_path / "final")
+
+    (job,) = fake_fit.jobs
+    settings = finished["comparison"].summary["settings"]
+    assert job.settings.to_json() == settings
+    assert job.settings.seed == 7
+    assert len(job.pool.tiles) > 3
+    assert {tile.train_pixels for tile in job.pool.tiles} >= {
+        tile.train_pixels for other in finished["jobs"] for tile in other.pool.tiles
+    }
+    card = read_card(run.model_path)
+    assert (card.lineage.mode, card.lineage.labels) == ("head_only", None)
+    assert card.lineage.source_sha256 == finished["comparison"].summary["from_sha256"]
+
+
+@pytest.mark.parametrize("mode", ["scratch", "pixel_forest", "fulll"])
+def test_a_mode_that_was_not_compared_cannot_be_refitted(
+    finished, area_2, tmp_path, mode
+):
+    with pytest.raises(UsageError, match=f"got {mode!r}"):
+        refit_like(
+            area_2,
+            finished["comparison"].out_dir,
+            mode=mode,
+            out_dir=tmp_path / "final",
+        )
+
+    assert not (tmp_path / "final").exists()
+
+
+def test_a_refit_needs_a_comparison(area_2, tmp_path):
+    with pytest.raises(DataFileNotFoundError, match=r"no compare\.yaml"):
+        refit_like(area_2, tmp_path, mode="full", out_dir=tmp_path / "final")
+
+    assert not (tmp_path / "final").exists()
+
+
+def test_a_refit_needs_the_model_that_was_compared(
+    finished, area_2, source_path, tmp_path
+):
+    folder = tmp_path / "compare"
+    model_path = tmp_path / "model.keras"
+    shutil.copy(source_path, model_path)
+    shutil.copytree(finished["comparison"].out_dir, folder)
+    record_path = folder / "compare.yaml"
+    record = yaml.safe_load(record_path.read_text(encoding="utf-8"))
+    record["from"], record["from_sha256"] = str(model_path), "0" * 64
+    record_path.write_text(yaml.safe_dump(record), encoding="utf-8")
+
+    with pytest.raises(ModelError, match="not the model that was compared"):
+        refit_like(area_2, folder, mode="full", out_dir=tmp_path / "final")
+
+
+def test_the_best_network_is_the_first_of_the_largest_budget_with_a_model(finished):
+    comparison = finished["comparison"]
+    ranked = [item["mode"] for item in comparison.summary["budgets"][-1]["modes"]]
+    expected = next(mode for mode in ranked if mode != "pixel_forest")
+
+    assert comparison.find_best_network() == expected

@@ -1,0 +1,159 @@
+"""The forest: the same as scikit-learn by hand, on the labels of the pool alone."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import rasterio
+from sklearn.ensemble import RandomForestClassifier
+
+from cropseg.comparison import forest
+from cropseg.comparison.forest import execute_forest, fit_forest
+from cropseg.sites.budget import Budget, draw_pool
+from cropseg.sites.site import open_site
+from cropseg.training.settings import TrainSettings
+
+SIZE = 32
+SETTINGS = TrainSettings(tile_size=SIZE, seed=4)
+
+
+@pytest.fixture(scope="module")
+def pool(area_2):
+    return draw_pool(area_2, SIZE, Budget(amount=4), draw=1)
+
+
+@pytest.fixture(scope="module")
+def scene(area_2):
+    """Return image, class ids (255 unknown) and parts of the scene, read by hand."""
+    (found,) = area_2.scenes
+    with rasterio.open(found.image_path) as dataset:
+        image = np.moveaxis(dataset.read(), 0, -1)
+        valid = (image != dataset.nodata).all(axis=-1)
+    with rasterio.open(found.labels_path) as dataset:
+        values = dataset.read(1)
+    labels = np.full(values.shape, 255, np.uint8)
+    for class_id, item in enumerate(area_2.classes.classes):
+        labels[np.isin(values, item.values) & valid] = class_id
+    return image, labels, area_2.split.read_parts(found.grid, found.grid.window)
+
+
+def list_pool_pixels(pool, scene):
+    image, labels, parts = scene
+    values, classes = [], []
+    for tile in pool.tiles:
+        rows = slice(tile.window.row, tile.window.row + SIZE)
+        cols = slice(tile.window.col, tile.window.col + SIZE)
+        known = (labels[rows, cols] != 255) & (parts[rows, cols] == 0)
+        values.append(image[rows, cols][known])
+        classes.append(labels[rows, cols][known])
+    return np.concatenate(values), np.concatenate(classes)
+
+
+@pytest.fixture(scope="module")
+def by_hand(pool, scene):
+    values, classes = list_pool_pixels(pool, scene)
+    share = np.bincount(classes, minlength=3) / len(classes)
+    weights = {i: share[i] ** -0.5 for i in range(3)}
+    scale = sum(share[i] * weights[i] for i in range(3))
+    return RandomForestClassifier(
+        n_estimators=100,
+        min_samples_leaf=3,
+        class_weight={i: weight / scale for i, weight in weights.items()},
+        random_state=4,
+    ).fit(values, classes)
+
+
+def test_the_forest_is_that_of_scikit_learn_on_the_pixels_of_the_pool(
+    pool, scene, by_hand
+):
+    image, _, _ = scene
+    pixels = image.reshape(-1, 5)
+
+    ours = fit_forest(pool, SETTINGS).predict(pixels)
+
+    np.testing.assert_array_equal(ours, by_hand.predict(pixels))
+    assert len(np.unique(ours)) == 3
+
+
+def test_labels_outside_the_pool_change_nothing(make_site, pool, tmp_path):
+    site = open_site(
+        make_site(
+            tmp_path / "area_2", class_names=("corn", "water", "soybeans"), seed=1
+        )
+    )
+    same = draw_pool(site, SIZE, Budget(amount=4), draw=1)
+    assert same.tiles == pool.tiles
+    path = site.scenes[0].labels_path
+    with rasterio.open(path, "r+") as dataset:
+        labels = dataset.read(1)
+        inside = np.zeros(labels.shape, bool)
+        for tile in same.tiles:
+            row, col = tile.window.row, tile.window.col
+            inside[row : row + SIZE, col : col + SIZE] = True
+        labels[~inside] = 5
+        dataset.write(labels, 1)
+    pixels = np.random.default_rng(0).integers(1, 4000, (500, 5))
+
+    np.testing.assert_allclose(  # threads add the trees up in any order
+        fit_forest(same, SETTINGS).predict_proba(pixels),
+        fit_forest(pool, SETTINGS).predict_proba(pixels),
+        rtol=1e-12,
+    )
+
+
+def test_a_run_of_the_forest_is_scored_on_the_test_pixels(
+    pool, scene, by_hand, tmp_path
+):
+    image, labels, parts = scene
+    scored = (labels != 255) & (parts == 2)
+    predicted = by_hand.predict(image[scored])
+    expected = np.zeros((3, 4), int)
+    np.add.at(expected, (labels[scored], predicted), 1)
+
+    run = execute_forest(pool, SETTINGS, tmp_path)
+
+    with np.load(tmp_path / "counts.npz") as counts:
+        np.testing.assert_array_equal(counts["test_counts"].sum(axis=0), expected)
+    accuracy = (predicted == labels[scored]).mean()
+    assert run.metrics["test"]["overall_accuracy"] == pytest.approx(accuracy, abs=1e-4)
+    assert run.metrics["test"]["num_pixels"] == scored.sum()
+    assert run.metrics["val"] is None
+    written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
+    assert written == run.metrics
+    training = run.metrics["training"]
+    assert (training["steps"], training["converged"]) == (0, None)
+    assert training["seconds"] > 0
+    assert training["label_pixels"] == len(list_pool_pixels(pool, scene)[1])
+    assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "counts.npz"}
+
+
+def test_a_large_pool_is_sampled_by_the_seed(pool, monkeypatch):
+    seen = []
+    fit = RandomForestClassifier.fit
+
+    def record(self, pixels, classes):
+        seen.append((pixels, classes))
+        return fit(self, pixels, classes)
+
+    monkeypatch.setattr(forest, "MAX_PIXELS", 300)
+    monkeypatch.setattr(forest, "NUM_TREES", 2)
+    monkeypatch.setattr(RandomForestClassifier, "fit", record)
+    for seed in (4, 4, 5):
+        fit_forest(pool, SETTINGS.change(seed=seed))
+
+    first, again, other = seen
+    assert first[0].shape == (300, 5)
+    assert len(np.unique(first[1])) == 3
+    np.testing.assert_array_equal(first[0], again[0])
+    assert (first[0] != other[0]).any()
+
+
+def test_a_class_that_the_pool_does_not_have_is_not_predicted(area_2):
+    pool = draw_pool(area_2, SIZE, Budget(amount=1), draw=0)
+    weights = {i for i, pixels in enumerate(pool.class_pixels) if pixels}
+
+    found = fit_forest(pool, SETTINGS)
+
+    assert set(found.classes_) == weights

@@ -1,0 +1,53 @@
+"""The demo goes the whole way and says where to look."""
+
+import json
+
+import pytest
+
+from cropseg.comparison.cells import plan_cells
+from cropseg.demo import run
+from cropseg.errors import ConflictError
+from cropseg.sites.budget import parse_budgets
+
+
+@pytest.fixture
+def tiny_demo(monkeypatch):
+    """Make the demo small enough for a test: few steps, few modes, small areas."""
+    write_areas = run.write_areas
+    monkeypatch.setattr(
+        run, "write_areas", lambda out, *, seed: write_areas(out, seed=seed, size_px=512)
+    )
+    monkeypatch.setattr(run, "SETTINGS", run.SETTINGS | {"steps_per_epoch": 2})
+    monkeypatch.setattr(run, "SOURCE_EPOCHS", 1)
+    monkeypatch.setattr(run, "TARGET_EPOCHS", 1)
+    monkeypatch.setattr(run, "MODES", ("zero_shot", "head_only", "pixel_forest"))
+    monkeypatch.setattr(run, "LABELS", ("2tiles",))
+    monkeypatch.setattr(run, "DRAWS", 1)
+
+
+def test_all_that_the_demo_points_at_is_there(tmp_path, tiny_demo):
+    result = run.run_demo(tmp_path / "demo")
+    for path, _ in result.list_sights():
+        assert path.stat().st_size > 0
+    assert len(result.summary["budgets"][0]["modes"]) == 3
+    assert json.dumps(result.to_json())
+
+
+def test_a_second_call_repeats_nothing(tmp_path, tiny_demo):
+    first = run.run_demo(tmp_path / "demo")
+    model = tmp_path / "demo" / "runs" / "area_1" / "model.keras"
+    written_at = model.stat().st_mtime_ns
+    second = run.run_demo(tmp_path / "demo")
+    assert second.summary == first.summary
+    assert model.stat().st_mtime_ns == written_at
+
+
+def test_another_seed_in_the_same_folder_is_refused(tmp_path, tiny_demo):
+    run.run_demo(tmp_path / "demo")
+    with pytest.raises(ConflictError, match="seed was 0, is 1"):
+        run.run_demo(tmp_path / "demo", seed=1)
+
+
+def test_the_demo_compares_with_both_baselines():
+    cells = plan_cells(run.MODES, parse_budgets(run.LABELS), run.DRAWS, seed=0)
+    assert {"scratch", "pixel_forest"} <= {cell.mode for cell in cells}

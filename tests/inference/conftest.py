@@ -1,0 +1,116 @@
+"""A model with random weights that fits a made-up site, and fast stand-ins for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cropseg.models import zoo
+from cropseg.models.bundle import (
+    Bundle,
+    add_normalization,
+    hash_weights,
+    list_versions,
+    load_bundle,
+    save_bundle,
+)
+from cropseg.models.card import Card, CardClass, CardStage, Lineage
+from cropseg.runtime import start_run
+from cropseg.sites.site import Site, open_site
+
+PAIR = ("unet", "classic_tiny")
+
+
+def save_model(path: Path, site: Site) -> Path:
+    """Save a model with random weights of the bands and classes of a site."""
+    start_run(3)
+    network = zoo.build_network(
+        *PAIR, num_bands=len(site.bands), num_classes=len(site.classes)
+    )
+    scene = site.scenes[0]
+    with site.open_scene(scene) as reader:
+        pixels = reader.read_pixels(scene.grid.window)
+    values = pixels.values[pixels.valid].astype("float64")
+    mean, std = values.mean(axis=0).tolist(), values.std(axis=0).tolist()
+    model = add_normalization(network, mean=mean, std=std)
+    stages = zoo.find_stages(model, *PAIR)
+    card = Card(
+        site=site.name,
+        classes=tuple(
+            CardClass(name=item.name, color=item.color, train_pixels=9)
+            for item in site.classes.classes
+        ),
+        bands=site.bands,
+        gsd_m=site.gsd_m,
+        architecture=PAIR[0],
+        encoder=PAIR[1],
+        tile_size=64,
+        tile_multiple=zoo.get_tile_multiple(*PAIR),
+        band_mean=mean,
+        band_std=std,
+        nodata_fill=mean,
+        stages=tuple(CardStage(**asdict(stage)) for stage in stages),
+        seed=3,
+        lineage=Lineage(mode="train"),
+        fingerprint=site.fingerprint,
+        weights_sha256=hash_weights(model),
+        versions=list_versions(),
+    )
+    save_bundle(model, card, path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def site(make_site: Callable[..., Path], tmp_path_factory) -> Site:
+    """Two scenes of 67 x 103 pixels, 5 bands and 4 classes, cut by regions."""
+    folder = tmp_path_factory.mktemp("site") / "area_1"
+    return open_site(
+        make_site(folder, height=67, width=103, num_scenes=2, split="regions")
+    )
+
+
+@pytest.fixture(scope="session")
+def model_path(site: Site, tmp_path_factory) -> Path:
+    """A saved `classic_tiny` of the site, with random weights."""
+    return save_model(tmp_path_factory.mktemp("model") / "model.keras", site)
+
+
+@pytest.fixture(scope="session")
+def bundle(model_path: Path) -> Bundle:
+    """The same, loaded."""
+    return load_bundle(model_path)
+
+
+class ThresholdEngine:
+    """Predicts from the mean of a square around each pixel: no network, exact."""
+
+    def __init__(self, *, batch_size: int = 2, radius: int = 0) -> None:
+        self.batch_size = batch_size
+        self.radius = radius
+        self.batches: list[int] = []
+        self.tiles: list[np.ndarray] = []
+
+    def fill_nodata(self, pixels):
+        return np.where(pixels.valid[..., None], pixels.values, 0).astype("float32")
+
+    def predict(self, tiles):
+        self.batches.append(len(tiles))
+        self.tiles += tiles
+        return np.stack([self.predict_one(tile) for tile in tiles])
+
+    def predict_one(self, tile):
+        """Return one of seven classes for each pixel, as probabilities."""
+        reach = range(-self.radius, self.radius + 1)
+        band = tile[..., 0].astype("int64")
+        total = sum(np.roll(band, (dy, 2 * dx), (0, 1)) for dy in reach for dx in reach)
+        return np.eye(7, dtype="float32")[total % 7]
+
+
+@pytest.fixture
+def make_engine() -> type[ThresholdEngine]:
+    """An engine that needs no Keras; see `ThresholdEngine`."""
+    return ThresholdEngine

@@ -1,0 +1,333 @@
+"""Sites: files that do not fit together are refused, bands go by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+import yaml
+from affine import Affine
+
+from cropseg.errors import DataError, DataFileNotFoundError
+from cropseg.sites.classes import IGNORE, ClassMap, CropClass
+from cropseg.sites.grid import Window
+from cropseg.sites.site import match_classes, open_site
+
+ROOT = Path(__file__).parents[2]
+PRAIRIE_DIR = ROOT.parent / "shared" / "data" / "prairie"
+
+
+def rewrite(path, change=lambda values: values, **profile):
+    """Write a raster again with other values (bands, rows, columns) or profile."""
+    with rasterio.open(path) as dataset:
+        values, old = change(dataset.read()), dataset.profile
+    count, height, width = values.shape
+    size = {"count": count, "height": height, "width": width, "dtype": values.dtype}
+    with rasterio.open(path, "w", **(old | size | profile)) as dataset:
+        dataset.write(values)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"degrees": 30},
+        {"south_up": True},
+        {"dtype": "float32"},
+        {"dtype": "uint8"},
+        {"num_scenes": 2},
+    ],
+)
+def test_a_site_is_read_as_rasterio_reads_its_files(tmp_path, make_site, options):
+    site = open_site(make_site(tmp_path, **options))
+    table = np.full(256, IGNORE)
+    table[[5, 22, 23, 176, 111]] = [0, 1, 1, 2, 3]
+
+    assert len(site.scenes) == options.get("num_scenes", 1)
+    for scene in site.scenes:
+        with rasterio.open(scene.image_path) as dataset:
+            image = np.moveaxis(dataset.read(), 0, -1)
+        with rasterio.open(scene.labels_path) as dataset:
+            expected = table[dataset.read(1)]
+        with site.open_scene(scene) as reader:
+            pixels, labels = reader.read_valid_labels(scene.grid.window)
+        np.testing.assert_array_equal(pixels.values, image)
+        assert not pixels.valid[:, 40:47].any()
+        assert pixels.valid.sum() == 192 * (256 - 7)
+        expected[:, 40:47] = IGNORE
+        np.testing.assert_array_equal(labels, expected)
+
+
+def test_labels_outside_the_scene_are_unknown(tmp_path, make_site):
+    site = open_site(make_site(tmp_path))
+    window = Window(row=-10, col=250, height=20, width=15)
+
+    with site.open_scene(site.scenes[0]) as reader:
+        labels = reader.read_labels(window)
+
+    assert (labels[:10] == IGNORE).all()
+    assert (labels[:, 6:] == IGNORE).all()
+    assert (labels[10:, :6] != IGNORE).all()
+
+
+def test_nodata_of_the_label_raster_is_unknown(tmp_path, make_site):
+    path = make_site(tmp_path)
+    rewrite(tmp_path / "scene_0_labels.tif", nodata=5)
+
+    site = open_site(path)
+    with site.open_scene(site.scenes[0]) as reader:
+        labels = reader.read_labels(site.scenes[0].grid.window)
+
+    assert 0 not in labels
+    assert {1, 2, 3, IGNORE} == set(np.unique(labels))
+
+
+def test_an_unnamed_label_value_is_an_error_that_names_the_file(tmp_path, make_site):
+    site = open_site(make_site(tmp_path, ignore=[]))
+
+    with (
+        site.open_scene(site.scenes[0]) as reader,
+        pytest.raises(DataError, match=r"scene_0_labels\.tif: .* 0 \(\d+ pixels\)"),
+    ):
+        reader.read_labels(site.scenes[0].grid.window)
+
+
+def test_label_values_are_counted_over_the_whole_scene(tmp_path, make_site):
+    site = open_site(make_site(tmp_path, height=100, width=1100))
+    with rasterio.open(tmp_path / "scene_0_labels.tif") as dataset:
+        values, counts = np.unique(dataset.read(1), return_counts=True)
+
+    with site.open_scene(site.scenes[0]) as reader:
+        found = reader.count_label_values()
+
+    assert found == dict(zip(values.tolist(), counts.tolist(), strict=True))
+
+
+def test_a_scene_without_labels_is_unknown_everywhere(tmp_path, make_site):
+    site = open_site(make_site(tmp_path, scenes=[{"image": "scene_0.tif"}]))
+
+    with site.open_scene(site.scenes[0]) as reader:
+        labels = reader.read_labels(site.scenes[0].grid.window)
+        assert not reader.count_label_values()
+
+    assert labels.shape == (192, 256)
+    assert (labels == IGNORE).all()
+
+
+def test_bands_by_name_are_read_in_the_order_asked_for(tmp_path, make_site):
+    site = open_site(make_site(tmp_path))
+    window = Window(row=30, col=100, height=9, width=7)
+
+    other = site.select_bands(("nir", "blue", "red"))
+
+    with site.open_scene(site.scenes[0]) as reader:
+        values = reader.read_pixels(window).values
+    with other.open_scene(other.scenes[0]) as reader:
+        chosen = reader.read_pixels(window).values
+    assert other.bands == ("nir", "blue", "red")
+    np.testing.assert_array_equal(chosen, values[..., [3, 0, 2]])
+
+
+def test_a_band_that_is_not_there_is_refused(tmp_path, make_site):
+    site = open_site(make_site(tmp_path, bands=3))
+
+    with pytest.raises(DataError, match=r"no band nir, swir9; .* blue, green, red"):
+        site.select_bands(("blue", "nir", "swir9"))
+
+
+def test_a_band_that_was_left_out_can_be_selected_again(tmp_path, make_site):
+    site = open_site(make_site(tmp_path))
+
+    assert site.select_bands(("red",)).select_bands(("nir",)).bands == ("nir",)
+
+
+@pytest.mark.parametrize(
+    ("change", "profile", "word"),
+    [
+        (lambda v: v[:, :-1], {}, "shape 192 x 256 against 191 x 256"),
+        (lambda v: v.swapaxes(1, 2), {}, "shape 192 x 256 against 256 x 192"),
+        (lambda v: v, {"crs": "EPSG:32615"}, "CRS EPSG:32614 against EPSG:32615"),
+        (
+            lambda v: v,
+            {"transform": Affine(10, 0, 600_010, 0, -8, 5_200_003)},
+            r"transform \(10, 0, 600005, .*against \(10, 0, 600010, ",
+        ),
+        (lambda v: v.astype("float32"), {}, "dtype float32; labels are integers"),
+    ],
+)
+def test_labels_that_do_not_fit_their_image_are_refused(
+    tmp_path, make_site, change, profile, word
+):
+    path = make_site(tmp_path)
+    rewrite(tmp_path / "scene_0_labels.tif", change, **profile)
+
+    with pytest.raises(DataError, match=rf"scene_0_labels\.tif .*{word}") as error:
+        open_site(path)
+
+    assert error.value.exit_code == 3
+
+
+def test_another_number_of_bands_is_refused(tmp_path, make_site):
+    path = make_site(tmp_path)
+    rewrite(tmp_path / "scene_0.tif", lambda values: values[:4])
+
+    message = r"scene_0\.tif has 4 bands, but the manifest names 5"
+    with pytest.raises(DataError, match=message):
+        open_site(path)
+
+
+@pytest.mark.parametrize(
+    ("crs", "word"),
+    [
+        (None, "has no CRS"),
+        ('LOCAL_CS["drone",UNIT["metre",1]]', "has a local CRS"),
+    ],
+)
+def test_an_image_without_a_place_on_the_earth_is_refused(
+    tmp_path, make_site, crs, word
+):
+    path = make_site(tmp_path)
+    rewrite(tmp_path / "scene_0.tif", crs=crs)
+
+    with pytest.raises(DataError, match=rf"scene_0\.tif {word}"):
+        open_site(path)
+
+
+def test_scenes_of_another_gsd_are_refused(tmp_path, make_site):
+    path = make_site(tmp_path, num_scenes=2)
+    for name in ("scene_1.tif", "scene_1_labels.tif"):
+        rewrite(tmp_path / name, transform=Affine(20, 0, 602_565, 0, -16, 5_200_003))
+
+    message = r"scene_1\.tif has a GSD of 17.89 m, expected 8.944 m"
+    with pytest.raises(DataError, match=message):
+        open_site(path)
+
+
+def test_a_gsd_that_the_manifest_does_not_mean_is_refused(tmp_path, make_site):
+    assert open_site(make_site(tmp_path, gsd_m=8.94)).gsd_m == pytest.approx(80**0.5)
+
+    with pytest.raises(DataError, match=r"GSD of 8.944 m, expected 10 m"):
+        open_site(make_site(tmp_path, gsd_m=10))
+
+
+def test_a_missing_image_is_not_found(tmp_path, make_site):
+    path = make_site(tmp_path)
+    (tmp_path / "scene_0.tif").unlink()
+
+    with pytest.raises(DataFileNotFoundError, match=r"No file at .*scene_0\.tif"):
+        open_site(path)
+
+
+def test_an_unreadable_image_is_refused(tmp_path, make_site):
+    path = make_site(tmp_path)
+    (tmp_path / "scene_0.tif").write_bytes(b"PK\3\4")
+
+    with pytest.raises(DataError, match=r"scene_0\.tif cannot be opened") as error:
+        open_site(path)
+
+    assert not isinstance(error.value, FileNotFoundError)
+
+
+def test_an_image_on_the_network_is_not_found(tmp_path, make_site):
+    scenes = [{"image": "https://example.org/scene_0.tif"}]
+
+    with pytest.raises(DataFileNotFoundError, match="No file at"):
+        open_site(make_site(tmp_path, scenes=scenes))
+
+
+def test_problems_of_all_files_are_listed(tmp_path, make_site):
+    path = make_site(tmp_path, num_scenes=3)
+    (tmp_path / "scene_0.tif").unlink()
+    rewrite(tmp_path / "scene_1.tif", lambda values: values[:2])
+    rewrite(tmp_path / "scene_2_labels.tif", lambda v: v[:, 1:], crs="EPSG:32615")
+
+    with pytest.raises(DataFileNotFoundError) as error:
+        open_site(path)
+
+    message = str(error.value)
+    assert "have 4 problem(s)" in message
+    for word in ("scene_0.tif", "2 bands", "shape 192", "CRS EPSG:32614"):
+        assert word in message
+
+
+def test_paths_are_relative_to_the_manifest(tmp_path, make_site, monkeypatch):
+    make_site(tmp_path / "site")
+    monkeypatch.chdir(tmp_path)
+
+    site = open_site("site/site.yaml")
+
+    assert site.image_paths == (Path("site/scene_0.tif"),)
+    assert site.scenes[0].name == "scene_0"
+
+
+def test_a_site_without_a_split_says_so_when_one_is_needed(tmp_path, make_site):
+    site = open_site(make_site(tmp_path, split=None))
+
+    with pytest.raises(DataError, match=r"site\.yaml has no `split`"):
+        site.require_split()
+
+
+def test_a_fingerprint_changes_with_the_manifest_and_with_the_files(
+    tmp_path, make_site
+):
+    path = make_site(tmp_path, split="regions")
+    fingerprints = [open_site(path).fingerprint]
+    assert open_site(path).fingerprint == fingerprints[0]
+
+    for name in ("scene_0.tif", "scene_0_labels.tif", "split.geojson"):
+        file_path = tmp_path / name
+        file_path.write_bytes(file_path.read_bytes() + b" ")
+        fingerprints.append(open_site(path).fingerprint)
+    document = yaml.safe_load(path.read_text())
+    path.write_text(yaml.safe_dump(document | {"sensor": "another"}))
+    fingerprints.append(open_site(path).fingerprint)
+
+    assert len(set(fingerprints)) == 5
+
+
+def test_classes_are_matched_by_name_and_by_the_names_that_they_go_by():
+    def make(name, *source_names):
+        return CropClass(name=name, color="#000000", source_names=source_names)
+
+    target = ClassMap(
+        classes=(
+            make("corn"),
+            make("wheat", "spring wheat", "winter wheat", "durum"),
+            make("hops"),
+            make("hay", "alfalfa"),
+        )
+    )
+    source = ["winter wheat", "soy", "corn", "hay", "spring wheat"]
+
+    assert match_classes(source, target) == {
+        "corn": ["corn"],
+        "wheat": ["spring wheat", "winter wheat"],
+    }
+
+
+@pytest.mark.skipif(
+    not PRAIRIE_DIR.is_dir(), reason="../shared/data/prairie is not there"
+)
+@pytest.mark.parametrize("area", [1, 2])
+def test_the_prairie_manifests_open(area):
+    site = open_site(ROOT / "data_manifests" / f"prairie_area_{area}.yaml")
+    window = Window(row=500, col=300, height=200, width=100)
+
+    with site.open_scene(site.scenes[0]) as reader:
+        pixels, labels = reader.read_valid_labels(window)
+
+    (scene,) = site.scenes
+    assert (scene.grid.height, scene.grid.width) == (1280, 1280)
+    assert site.gsd_m == pytest.approx(30)
+    assert len(site.classes) == {1: 11, 2: 8}[area]
+    with rasterio.open(scene.image_path) as dataset:
+        image = dataset.read()[:, 500:700, 300:400]
+    with rasterio.open(scene.labels_path) as dataset:
+        codes = dataset.read(1)[500:700, 300:400]
+    valid = (image != -9999).all(axis=0)
+    np.testing.assert_array_equal(pixels.valid, valid)
+    soybeans = site.classes.names.index("soybeans")
+    np.testing.assert_array_equal(labels == soybeans, (codes == 5) & valid)
+    assert (labels == soybeans).any()
