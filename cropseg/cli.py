@@ -124,7 +124,6 @@ def train(
     verbose: Verbose = False,
 ) -> None:
     """Train a model of a site from random weights."""
-    del verbose
     settings = _collect(
         config,
         architecture=architecture,
@@ -151,7 +150,7 @@ def train(
             show_progress=show_progress,
             **settings,
         )
-    _show_run(run, as_json, quiet)
+    _show_run(run, as_json, quiet, verbose)
 
 
 @app.command()
@@ -182,7 +181,6 @@ def transfer(
     verbose: Verbose = False,
 ) -> None:
     """Transfer a model to another site."""
-    del verbose
     get_plan(mode)
     settings = _collect(
         config,
@@ -214,7 +212,7 @@ def transfer(
                 overwrite=overwrite,
                 show_progress=show_progress,
             )
-        _show_run(run, as_json, quiet)
+        _show_run(run, as_json, quiet, verbose)
         return
     card = read_card(from_)  # type: ignore[arg-type]  # one of the two is given
     choose_settings(card, settings)
@@ -235,7 +233,7 @@ def transfer(
             show_progress=show_progress,
             **settings,
         )
-    _show_run(run, as_json, quiet)
+    _show_run(run, as_json, quiet, verbose)
 
 
 @app.command()
@@ -428,9 +426,13 @@ def _show(document: Any, as_json: bool, quiet: bool, show: Callable[[], None]) -
         show()
 
 
-def _show_run(run: Any, as_json: bool, quiet: bool) -> None:
+def _show_run(run: Any, as_json: bool, quiet: bool, verbose: bool) -> None:
     document = {"model": str(run.model_path), **run.metrics}
-    _show(document, as_json, quiet, lambda: tables.show_run(console, run))
+
+    def show() -> None:
+        tables.show_run(console, run, every_variable=verbose)
+
+    _show(document, as_json, quiet, show)
 
 
 @contextlib.contextmanager

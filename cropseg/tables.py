@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,6 +13,9 @@ from cropseg.models.card import Card
 from cropseg.sites.check import CheckReport
 from cropseg.sites.split import PARTS
 from cropseg.transfer.plan import ALL, PIXEL_FOREST, PLANS
+
+if TYPE_CHECKING:
+    from cropseg.models.weight_report import WeightReport
 
 _LEVEL_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
@@ -66,9 +69,12 @@ def show_scores(console: Console, scores: dict[str, Any], part: str) -> None:
     )
 
 
-def show_run(console: Console, run: Any) -> None:
+def show_run(console: Console, run: Any, *, every_variable: bool) -> None:
     """Show a finished run: its weights, its scores, where it lies."""
-    show_weights(console, run.summarize_weights())
+    report = run.read_weight_report()
+    if every_variable:
+        show_variables(console, report)
+    show_weights(console, report.summarize())
     for part in ("val", "test"):
         if run.metrics[part]:
             show_scores(console, run.metrics[part], part)
@@ -81,10 +87,20 @@ def show_run(console: Console, run: Any) -> None:
     console.print(f"model: {run.model_path}", markup=False)
 
 
+def show_variables(console: Console, report: WeightReport) -> None:
+    """Show what happened to each variable."""
+    table = _table("variable", "part", "action", "training", "before", "after")
+    for row in report.rows:
+        hashes = (row.hash_before, row.hash_after)
+        name = escape(row.variable)
+        table.add_row(name, row.part, row.action, row.training, *hashes)
+    console.print(table)
+
+
 def show_weights(console: Console, groups: list[dict[str, Any]]) -> None:
     """Show the weight report, variables with the same fate in one row."""
     table = _table("part", "action", "training", "changed", "variables", "numbers")
-    table.title = "weights (each variable is in weights.json)"
+    table.title = "weights (--verbose and weights.json have each variable)"
     table.add_column("why", justify="left", overflow="fold")
     for group in groups:
         table.add_row(

@@ -18,7 +18,7 @@ import yaml
 from cropseg.comparison.cells import Cell, plan_cells
 from cropseg.comparison.forest import execute_forest
 from cropseg.comparison.plots import plot_comparison
-from cropseg.comparison.results import Result, summarize, write_results
+from cropseg.comparison.results import Result, summarize, write_counts, write_results
 from cropseg.errors import (
     DataFileNotFoundError,
     DivergedError,
@@ -93,8 +93,8 @@ def compare_modes(  # noqa: PLR0913 - keyword-only, and each is an option
             is `seed` plus its draw.
 
     Returns:
-        The comparison. `results.csv`, `summary.json` and `comparison.png` are in its
-        folder, and the runs in `runs/`.
+        The comparison. `results.csv`, `summary.json`, `counts.npz` and
+        `comparison.png` are in its folder, and the runs in `runs/`.
 
     Raises:
         UsageError: If a mode, a budget or a setting cannot be used.
@@ -133,6 +133,7 @@ def compare_modes(  # noqa: PLR0913 - keyword-only, and each is an option
         results = job.run(cells)
         summary = _summarize(results, budgets, record, card)
         write_results(results, site.classes.names, folder / "results.csv")
+        write_counts(results, folder / "counts.npz")
         write_json(folder / "summary.json", summary)
         title = f"From {card.site} to {site.name}: mean and range of {draws} draws"
         plot_comparison(summary["budgets"], title, folder / "comparison.png")

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from cropseg.comparison.cells import Cell
-from cropseg.files import write_text
+from cropseg.files import write_text, write_whole
 from cropseg.sites.budget import Budget
-from cropseg.training.run import Run
+from cropseg.training.run import Run, load_counts
 from cropseg.transfer.plan import PIXEL_FOREST
 
 BASELINES = ("zero_shot", "scratch", PIXEL_FOREST)
@@ -101,6 +101,22 @@ def write_results(
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, text.getvalue())
+
+
+def write_counts(results: Sequence[Result], path: Path) -> None:
+    """Write the confusion counts per test block of all runs as one `.npz` file.
+
+    `<run>` has shape (blocks, classes, classes + 1), rows are labels, and the last
+    column is other; `<run>_block_ids` numbers the blocks.
+    """
+    arrays: dict[str, Any] = {}
+    for result in results:
+        if result.run is not None:
+            counts = load_counts(result.run.out_dir)
+            arrays[result.cell.name] = counts["test_counts"]
+            arrays[f"{result.cell.name}_block_ids"] = counts["test_block_ids"]
+    with write_whole(path) as part:
+        np.savez_compressed(part, **arrays)
 
 
 def summarize(

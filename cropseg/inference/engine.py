@@ -52,4 +52,4 @@ class KerasEngine:
         """
         batch = np.zeros((self.batch_size, *tiles[0].shape), np.float32)
         batch[: len(tiles)] = tiles
-        return np.asarray(self._model.predict_on_batch(batch))
+        return np.asarray(self._model.predict_on_batch(batch))[: len(tiles)]

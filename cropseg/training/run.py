@@ -47,10 +47,10 @@ class Run:
         """Its model."""
         return self.out_dir / "model.keras"
 
-    def summarize_weights(self) -> list[dict[str, Any]]:
-        """Return its weight report, variables with the same fate counted together."""
+    def read_weight_report(self) -> WeightReport:
+        """Return what happened to each of its variables."""
         rows = json.loads((self.out_dir / "weights.json").read_text(encoding="utf-8"))
-        return WeightReport(rows=tuple(WeightRow(**row) for row in rows)).summarize()
+        return WeightReport(rows=tuple(WeightRow(**row) for row in rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,10 +157,13 @@ def finish_run(
     return Run(out_dir=out_dir, metrics=metrics)
 
 
-def load_test_counts(out_dir: Path) -> tuple[npt.NDArray[np.int64], ...]:
-    """Return the numbers of the test blocks of a run and their confusion counts."""
-    with np.load(out_dir / "counts.npz", allow_pickle=False) as file:
-        return file["test_block_ids"], file["test_counts"]
+def load_counts(out_dir: Path) -> dict[str, npt.NDArray[np.int64]]:
+    """Return the confusion counts per block of a run, and the blocks' numbers."""
+    with (
+        (out_dir / "counts.npz").open("rb") as stream,
+        np.load(stream, allow_pickle=False) as file,
+    ):
+        return {name: file[name] for name in file.files}
 
 
 def describe_training(

@@ -9,14 +9,18 @@ from cropseg.demo import run
 from cropseg.errors import ConflictError
 from cropseg.sites.budget import parse_budgets
 
+MODES = run.MODES
 
-@pytest.fixture
-def tiny_demo(monkeypatch):
+
+@pytest.fixture(autouse=True)
+def _tiny_demo(monkeypatch):
     """Make the demo small enough for a test: few steps, few modes, small areas."""
     write_areas = run.write_areas
-    monkeypatch.setattr(
-        run, "write_areas", lambda out, *, seed: write_areas(out, seed=seed, size_px=512)
-    )
+
+    def write_small_areas(out_dir, *, seed):
+        return write_areas(out_dir, seed=seed, size_px=512)
+
+    monkeypatch.setattr(run, "write_areas", write_small_areas)
     monkeypatch.setattr(run, "SETTINGS", run.SETTINGS | {"steps_per_epoch": 2})
     monkeypatch.setattr(run, "SOURCE_EPOCHS", 1)
     monkeypatch.setattr(run, "TARGET_EPOCHS", 1)
@@ -25,7 +29,7 @@ def tiny_demo(monkeypatch):
     monkeypatch.setattr(run, "DRAWS", 1)
 
 
-def test_all_that_the_demo_points_at_is_there(tmp_path, tiny_demo):
+def test_all_that_the_demo_points_at_is_there(tmp_path):
     result = run.run_demo(tmp_path / "demo")
     for path, _ in result.list_sights():
         assert path.stat().st_size > 0
@@ -33,7 +37,7 @@ def test_all_that_the_demo_points_at_is_there(tmp_path, tiny_demo):
     assert json.dumps(result.to_json())
 
 
-def test_a_second_call_repeats_nothing(tmp_path, tiny_demo):
+def test_a_second_call_repeats_nothing(tmp_path):
     first = run.run_demo(tmp_path / "demo")
     model = tmp_path / "demo" / "runs" / "area_1" / "model.keras"
     written_at = model.stat().st_mtime_ns
@@ -42,12 +46,12 @@ def test_a_second_call_repeats_nothing(tmp_path, tiny_demo):
     assert model.stat().st_mtime_ns == written_at
 
 
-def test_another_seed_in_the_same_folder_is_refused(tmp_path, tiny_demo):
+def test_another_seed_in_the_same_folder_is_refused(tmp_path):
     run.run_demo(tmp_path / "demo")
     with pytest.raises(ConflictError, match="seed was 0, is 1"):
         run.run_demo(tmp_path / "demo", seed=1)
 
 
 def test_the_demo_compares_with_both_baselines():
-    cells = plan_cells(run.MODES, parse_budgets(run.LABELS), run.DRAWS, seed=0)
+    cells = plan_cells(MODES, parse_budgets(run.LABELS), run.DRAWS, seed=0)
     assert {"scratch", "pixel_forest"} <= {cell.mode for cell in cells}

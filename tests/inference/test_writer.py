@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -59,11 +60,14 @@ def out_dir(tmp_path):
     return tmp_path / "maps"
 
 
-def write_all(file, grid, classes, *, rows=100):
+def write_all(file, grid, classes, *, rows=100, fail=None):
+    """Write a map in strips, and fail after the last one if asked to."""
     for row in range(0, grid.height, rows):
         window = Window(row=row, col=0, height=rows, width=grid.width)
         window = window.clip(height=grid.height, width=grid.width)
         file.write(window, classes[window.slices_in(grid.window)])
+    if fail is not None:
+        raise fail
 
 
 def list_names(folder):
@@ -105,18 +109,16 @@ def test_a_map_has_the_colours_and_names_of_the_classes(bundle, grid, classes, o
     assert tags["site"] == "area"
 
 
-def test_overviews_take_the_most_frequent_class_and_mix_none(
-    bundle, grid, classes, out_dir
-):
+def test_overviews_take_the_most_frequent_class(bundle, grid, out_dir):
+    classes = np.full((700, 530), 3, "uint8")
+    classes[::2, ::2] = 1  # what "nearest" would take
     path = out_dir / "map.tif"
     with write_class_map(path, grid, bundle.card, {}) as file:
         write_all(file, grid, classes)
     with rasterio.open(path, overview_level=0) as half:
         small = half.read(1)
     assert small.shape == (350, 265)
-    assert set(np.unique(small)) == {0, 1, 2, 3, 255}
-    np.testing.assert_array_equal(small[:30, :22], 0)
-    assert (small == classes[::2, ::2]).mean() > 0.97
+    assert (small == 3).all()
 
 
 def test_a_map_that_was_not_given_every_pixel_is_not_kept(bundle, grid, out_dir):
@@ -131,11 +133,11 @@ def test_a_map_that_was_not_given_every_pixel_is_not_kept(bundle, grid, out_dir)
     assert list_names(out_dir) == []
 
 
-class Interruption(Exception):
+class InterruptionError(Exception):
     """Something that goes wrong while windows are written."""
 
 
-@pytest.mark.parametrize("error", [Interruption, KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("error", [InterruptionError, KeyboardInterrupt, MemoryError])
 @pytest.mark.parametrize("has_old", [True, False])
 def test_an_error_midway_leaves_nothing_but_the_old_map(
     error, has_old, bundle, grid, classes, out_dir
@@ -144,9 +146,11 @@ def test_an_error_midway_leaves_nothing_but_the_old_map(
     if has_old:
         out_dir.mkdir()
         path.write_bytes(b"old")
-    with pytest.raises(error), write_class_map(path, grid, bundle.card, {}) as file:
-        file.write(grid.window, classes)
-        raise error
+    with (
+        pytest.raises(error),
+        write_class_map(path, grid, bundle.card, {}) as file,
+    ):
+        write_all(file, grid, classes, fail=error)
     assert list_names(out_dir) == (["map.tif"] if has_old else [])
     assert not has_old or path.read_bytes() == b"old"
 
@@ -212,17 +216,17 @@ def test_a_copy_that_gdal_refuses_is_a_resource_error(
 @pytest.mark.parametrize("limit_bytes", [2_000, 40_000])
 def test_a_full_disk_leaves_nothing(bundle, grid, out_dir, limit_bytes):
     """A limit on the size of a file stands in for the disk."""
-    import resource
-
     noise = np.random.default_rng(0).integers(0, 4, (700, 530), "uint8")
+    path = out_dir / "map.tif"
+    out_dir.mkdir()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
     try:
         with (
             pytest.raises(ResourceError),
-            write_class_map(out_dir / "map.tif", grid, bundle.card, {}) as file,
+            write_class_map(path, grid, bundle.card, {}) as file,
         ):
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit_bytes, hard))
             write_all(file, grid, noise)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
@@ -244,9 +248,9 @@ def test_a_killed_writer_leaves_no_map_and_the_next_one_none_of_its_files(
         check=False,
     )
     assert done.returncode == -signal.SIGKILL, done.stderr
-    left = [name for name in os.listdir(out_dir)]
+    left = list_names(out_dir)
     assert left
     assert all(name.startswith(".") for name in left)
     with write_class_map(path, grid, bundle.card, {}) as file:
         write_all(file, grid, classes)
-    assert os.listdir(out_dir) == ["map.tif"]
+    assert list_names(out_dir) == ["map.tif"]

@@ -177,7 +177,7 @@ def test_normalisation_in_front_changes_neither_names_nor_weights():
 
 def test_a_compiled_model_is_saved_uncompiled_and_stays_compiled(make_bundle, tmp_path):
     built = make_bundle()
-    built.model.compile(optimizer="sgd", loss=lambda y, p: keras.ops.mean(p))
+    built.model.compile(optimizer="sgd", loss=lambda _, found: keras.ops.mean(found))
     save_bundle(built.model, built.card, tmp_path / "model.keras")
     assert built.model.compiled
     assert not keras.models.load_model(tmp_path / "model.keras").compiled
@@ -245,12 +245,12 @@ def test_weights_that_are_not_finite_are_never_saved(
     assert not fresh.parent.exists()
 
 
-def fail_to_save(self, path, **_):
+def fail_to_save(_, path, **_options):
     path.write_bytes(b"half of it")
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def fail_to_add(self, name, text):
+def fail_to_add(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -259,7 +259,7 @@ def fail_to_add(self, name, text):
     [
         (keras.Model, "save", fail_to_save, ResourceError),
         (zipfile.ZipFile, "writestr", fail_to_add, ResourceError),
-        (zipfile.ZipFile, "close", lambda self: None, ModelError),
+        (zipfile.ZipFile, "close", lambda _: None, ModelError),
     ],
     ids=["in the weights", "in the card", "at the end"],
 )
@@ -296,7 +296,7 @@ def test_a_save_is_read_back_before_it_gets_its_name(bundle, bundle_path, monkey
 
     before = bundle_path.read_bytes()
     monkeypatch.setattr(zipfile.ZipFile, "writestr", damage)
-    with pytest.raises(ModelError, match="damaged member: model.weights.h5"):
+    with pytest.raises(ModelError, match=r"damaged member: model\.weights\.h5"):
         save_bundle(bundle.model, bundle.card, bundle_path)
     monkeypatch.undo()
     assert bundle_path.read_bytes() == before

@@ -80,7 +80,7 @@ def test_a_missing_file_is_told_with_where_it_was_looked_for(read, tmp_path):
 def test_a_file_that_is_cut_short_is_refused(read, share, bundle_path):
     content = bundle_path.read_bytes()
     bundle_path.write_bytes(content[: int(len(content) * share)])
-    with pytest.raises(ModelError, match="no complete .keras archive") as error:
+    with pytest.raises(ModelError, match=r"no complete \.keras archive") as error:
         read(bundle_path)
     assert error.value.exit_code == 4
 

@@ -86,7 +86,7 @@ def test_equal_calls_give_equal_bits_for_any_number_of_workers(make_job, uninter
     assert are_equal(same, weights)
 
 
-@pytest.mark.parametrize("step", [3, 5])
+@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5])
 def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(
     make_job, uninterrupted, tmp_path, step
 ):
@@ -214,7 +214,7 @@ def test_a_locked_variable_that_moves_ends_the_training(make_job, monkeypatch, n
     monkeypatch.setattr(
         fit._Loop,
         "on_train_batch_begin",
-        lambda *_: move(getattr(layer, name)),
+        lambda *_, **__: move(getattr(layer, name)),
     )
 
     with pytest.raises(CropsegError, match=f"Locked variables changed.*{NORM}/{name}"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
 from itertools import starmap
 
 import numpy as np
@@ -72,6 +71,7 @@ def test_the_files_of_a_run_tell_of_it(trained_run, settings):
     assert len(history) == 1 + 2
     assert metrics == trained_run.metrics
     assert metrics["training"]["steps"] == 6
+    assert metrics["training"]["seconds"] > 0
     assert metrics["training"]["converged"] in (True, False)
     names = ["soybeans", "wheat", "grassland", "water"]
     for part in ("val", "test"):
@@ -303,18 +303,3 @@ def test_without_a_val_part_the_last_weights_are_kept(make_site, settings, tmp_p
     assert run.metrics["val"] is None
     assert run.metrics["test"]["num_pixels"] > 0
     assert [item.val_miou for item in state.epochs] == [None, None]
-
-
-def test_progress_counts_every_step(area_1, settings, tmp_path):
-    calls = []
-    started_at = time.perf_counter()
-
-    run = train_site(
-        area_1,
-        out_dir=tmp_path,
-        show_progress=lambda *args: calls.append(args),
-        **settings | {"epochs": 1, "steps_per_epoch": 2},
-    )
-
-    assert [(done, total) for done, total, _ in calls] == [(1, 2), (2, 2)]
-    assert 0 < run.metrics["training"]["seconds"] < time.perf_counter() - started_at
