@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 import yaml
 
@@ -190,8 +191,19 @@ def test_a_comparison_writes_its_files_and_no_others(finished):
     names = {path.name for path in finished["comparison"].out_dir.iterdir()}
 
     assert names == {
-        *("compare.yaml", "results.csv", "summary.json", "comparison.png", "runs"),
+        *("compare.yaml", "results.csv", "summary.json", "counts.npz"),
+        *("comparison.png", "runs"),
     }
+
+
+def test_the_scores_of_every_run_follow_from_the_counts_that_are_kept(finished):
+    comparison = finished["comparison"]
+    with np.load(comparison.out_dir / "counts.npz") as counts:
+        for result in comparison.results:
+            matrix = counts[result.cell.name].sum(axis=0)
+            hits = np.trace(matrix[:, :-1])
+            accuracy = result.run.metrics["test"]["overall_accuracy"]
+            assert hits / matrix.sum() == pytest.approx(accuracy)
 
 
 @pytest.mark.parametrize(
