@@ -22,8 +22,14 @@ from rich.logging import RichHandler
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from cropseg import tables
-from cropseg.comparison.cells import MODES, plan_cells
+from cropseg.comparison.cells import (
+    COMPARISON_RECORD,
+    MODES,
+    describe_grid,
+    plan_cells,
+)
 from cropseg.errors import CropsegError, ModelError, UsageError
+from cropseg.files import check_out_dir
 from cropseg.models.card import fit_site_to_card, match_card_classes, read_card
 from cropseg.sites.budget import check_budgets, parse_budgets
 from cropseg.sites.check import Finding, check_site
@@ -34,10 +40,15 @@ from cropseg.training.settings import (
     LOSSES,
     PRECISIONS,
     TrainSettings,
+    describe_training,
     read_settings_file,
 )
 from cropseg.transfer.plan import PLANS, get_plan
-from cropseg.transfer.target import choose_settings, prepare_target
+from cropseg.transfer.target import (
+    choose_settings,
+    describe_transfer,
+    prepare_target,
+)
 
 app = typer.Typer(
     add_completion=False,
@@ -138,8 +149,10 @@ def train(
         seed=seed,
     )
     chosen = TrainSettings(**settings)
+    check_out_dir(out)
     site = open_site(manifest)
     require_trainable(site, survey_site(site, chosen.tile_size))
+    check_out_dir(out, describe_training(site, chosen), overwrite=overwrite)
     from cropseg.training.train import train_site
 
     with _progress(as_json or quiet) as show_progress:
@@ -192,6 +205,7 @@ def transfer(
         precision=precision,
         seed=seed,
     )
+    check_out_dir(out)
     if (from_ is None) == (like is None):
         raise UsageError("Give either --from MODEL or --like COMPARISON.")
     site = open_site(manifest)
@@ -215,10 +229,14 @@ def transfer(
         _show_run(run, as_json, quiet, verbose)
         return
     card = read_card(from_)  # type: ignore[arg-type]  # one of the two is given
-    choose_settings(card, settings)
+    chosen = choose_settings(card, settings)
     target = prepare_target(site, card)
-    if labels:
-        check_budgets(parse_budgets([labels]), target, card.tile_size)
+    budgets = parse_budgets([labels]) if labels else []
+    check_budgets(budgets, target, card.tile_size)
+    budget = str(budgets[0]) if budgets else None
+    what = {"mode": mode, "labels": budget, "draw": draw}
+    record = describe_transfer(target, from_, chosen, what)  # type: ignore[arg-type]
+    check_out_dir(out, record, overwrite=overwrite)
     from cropseg.transfer.transfer import transfer_to_site
 
     with _progress(as_json or quiet) as show_progress:
@@ -269,13 +287,17 @@ def compare(
         precision=precision,
         seed=seed,
     )
+    check_out_dir(out)
     mode_names = [name.strip() for name in modes.split(",")]
-    budgets = labels.split(",")
-    plan_cells(mode_names, parse_budgets(budgets), draws, seed=0)
+    budgets = parse_budgets(labels.split(","))
+    plan_cells(mode_names, budgets, draws, seed=0)
     site, card = open_site(manifest), read_card(from_)
-    choose_settings(card, settings)
+    chosen = choose_settings(card, settings)
     target = prepare_target(site, card)
-    check_budgets(parse_budgets(budgets), target, card.tile_size)
+    check_budgets(budgets, target, card.tile_size)
+    what = describe_grid(mode_names, budgets, draws)
+    record = describe_transfer(target, from_, chosen, what, command="compare")
+    check_out_dir(out, record, overwrite=overwrite, record=COMPARISON_RECORD)
     from cropseg.comparison.compare import compare_modes
 
     with _progress(as_json or quiet) as show_progress:
@@ -283,7 +305,7 @@ def compare(
             site,
             from_,
             modes=mode_names,
-            labels=budgets,
+            labels=labels.split(","),
             draws=draws,
             out_dir=out,
             overwrite=overwrite,
@@ -317,6 +339,8 @@ def evaluate(
     del verbose, seed
     if split not in PARTS:
         raise UsageError(f"--split is one of {', '.join(PARTS)}; got {split!r}.")
+    if out:
+        check_out_dir(out)
     site, card = open_site(manifest), read_card(model)
     match_card_classes(card, fit_site_to_card(site, card).classes)
     from cropseg.inference.evaluate import evaluate_model, write_evaluation
@@ -346,6 +370,7 @@ def predict(
 ) -> None:
     """Map whole scenes with a model."""
     del verbose, seed
+    check_out_dir(out)
     read_card(model)
     from cropseg.inference.predict import predict_scenes
 
@@ -403,6 +428,7 @@ def demo(
 ) -> None:
     """Do the whole way on two made-up rural areas, in minutes."""
     del verbose
+    check_out_dir(out)
     from cropseg.demo.run import run_demo
 
     with _progress(as_json or quiet) as show_progress:

@@ -143,6 +143,44 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def check_out_dir(
+    out_dir: Path,
+    settings: Mapping[str, Json] | None = None,
+    *,
+    overwrite: bool = False,
+    record: str = "run.yaml",
+) -> None:
+    """Check early whether `claim_out_dir` would refuse a folder. Nothing is made.
+
+    Args:
+        out_dir: The run's folder.
+        settings: As for `claim_out_dir`; None checks only that it can be written to.
+        overwrite: Whether a run with other settings may be overwritten.
+        record: As for `claim_out_dir`.
+
+    Raises:
+        ConflictError: If it holds a run with other settings.
+        ResourceError: If a file stands in the way, or a permission is missing.
+    """
+    there = next(
+        path
+        for path in (out_dir.absolute(), *out_dir.absolute().parents)
+        if path.exists()
+    )
+    if not there.is_dir():
+        raise ResourceError(
+            f"Cannot write to {out_dir}: {there} is a file, not a folder. Choose "
+            "another folder for --out."
+        )
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ResourceError(
+            f"Cannot write to {out_dir}: no permission in {there}. Choose a folder "
+            "that you may write to."
+        )
+    if settings is not None and not overwrite and (out_dir / record).is_file():
+        _compare_record(out_dir / record, json.loads(json.dumps(settings)))
+
+
 @contextlib.contextmanager
 def claim_out_dir(
     out_dir: Path,

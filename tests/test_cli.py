@@ -190,6 +190,22 @@ def bad(make_site, area_1, area_2, model, folder):
             *(2, "pixel_forest"),
         ),
         "no draws": ((*compare, *grid, "--draws", "0"), 2, "0 draws"),
+        "folder below a file": (
+            (*train[:2], "--out", config / "run"),
+            *(6, "is a file, not a folder"),
+        ),
+        "folder below a file to predict": (
+            ("predict", model, area_1, "--out", config / "maps"),
+            *(6, "is a file, not a folder"),
+        ),
+        "other settings": (
+            ("train", area_1, "--out", model.parent, *TRAIN, "--seed", "8"),
+            *(7, "settings.seed was 0, is 8"),
+        ),
+        "another run": (
+            (*move[:-2], "--out", model.parent, "--from", model),
+            *(7, "command was 'train', is 'transfer'"),
+        ),
         "missing model to predict with": (
             ("predict", folder / "no.keras", area_1, *out),
             *(4, "No model at"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from cropseg.errors import UsageError
 from cropseg.sites.budget import Budget
@@ -11,6 +12,9 @@ from cropseg.transfer.plan import PIXEL_FOREST, PLANS, describe_unknown_mode
 
 MODES = (*PLANS, PIXEL_FOREST)
 """Every mode that can be compared."""
+
+COMPARISON_RECORD = "compare.yaml"
+"""Name of the file that holds the settings of a comparison."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +66,15 @@ def plan_cells(
                 if mode != "zero_shot"
             ]
     return cells
+
+
+def describe_grid(
+    modes: Sequence[str], budgets: Sequence[Budget], draws: int
+) -> dict[str, Any]:
+    """Return what a comparison runs, as its folder records it."""
+    return {
+        "modes": list(modes),
+        "labels": [str(budget) for budget in budgets],
+        "draws": draws,
+        "validation": "none",
+    }

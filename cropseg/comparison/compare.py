@@ -15,7 +15,12 @@ from typing import Any
 
 import yaml
 
-from cropseg.comparison.cells import Cell, plan_cells
+from cropseg.comparison.cells import (
+    COMPARISON_RECORD,
+    Cell,
+    describe_grid,
+    plan_cells,
+)
 from cropseg.comparison.forest import execute_forest
 from cropseg.comparison.plots import plot_comparison
 from cropseg.comparison.results import Result, summarize, write_counts, write_results
@@ -34,12 +39,14 @@ from cropseg.sites.site import Site
 from cropseg.training.run import Run, find_finished_run
 from cropseg.training.settings import TrainSettings
 from cropseg.transfer.plan import PIXEL_FOREST
-from cropseg.transfer.target import choose_settings, prepare_target
+from cropseg.transfer.target import (
+    choose_settings,
+    describe_transfer,
+    prepare_target,
+)
 from cropseg.transfer.transfer import transfer_to_site
 
 _log = logging.getLogger(__name__)
-
-_RECORD = "compare.yaml"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,20 +116,10 @@ def compare_modes(  # noqa: PLR0913 - keyword-only, and each is an option
     cells = plan_cells(modes, budgets, draws, seed=chosen.seed)
     site = prepare_target(site, card)
     check_budgets(budgets, site, card.tile_size)
-    record = {
-        "command": "compare",
-        "site": site.name,
-        "fingerprint": site.fingerprint,
-        "from": str(model_path),
-        "from_sha256": hash_file(Path(model_path)),
-        "modes": list(modes),
-        "labels": [str(budget) for budget in budgets],
-        "draws": draws,
-        "validation": "none",
-        "settings": chosen.to_json(),
-    }
+    what = describe_grid(modes, budgets, draws)
+    record = describe_transfer(site, model_path, chosen, what, command="compare")
     folder = Path(out_dir)
-    with claim_out_dir(folder, record, overwrite=overwrite, record=_RECORD):
+    with claim_out_dir(folder, record, overwrite=overwrite, record=COMPARISON_RECORD):
         job = _Job(
             site,
             Path(model_path),
@@ -267,11 +264,11 @@ def refit_like(
         DataFileNotFoundError: If there is no comparison in that folder.
         UsageError: If the comparison did not have this mode.
     """
-    path = Path(comparison_dir) / _RECORD
+    path = Path(comparison_dir) / COMPARISON_RECORD
     if not path.exists():
         raise DataFileNotFoundError(
-            f"No comparison in {comparison_dir}: it has no {_RECORD}. Give the --out "
-            "of a `cropseg compare`."
+            f"No comparison in {comparison_dir}: it has no {COMPARISON_RECORD}. "
+            "Give the --out of a `cropseg compare`."
         )
     record = yaml.safe_load(path.read_text(encoding="utf-8"))
     if mode not in record["modes"] or mode == PIXEL_FOREST:

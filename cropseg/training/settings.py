@@ -12,6 +12,7 @@ from typing import Any, Self
 import yaml
 
 from cropseg.errors import UsageError, join_problems
+from cropseg.sites.site import Site
 
 LOSSES: Mapping[str, tuple[str, ...]] = {
     "cross_entropy": ("cross_entropy",),
@@ -119,6 +120,16 @@ _LEAST = {
     "workers": 1,
     "seed": 0,
 }
+
+
+def describe_training(site: Site, settings: TrainSettings) -> dict[str, Any]:
+    """Return what decides the result of a training, as its run records it."""
+    return {
+        "command": "train",
+        "site": site.name,
+        "fingerprint": site.fingerprint,
+        "settings": settings.to_json(),
+    }
 
 
 def list_setting_names() -> list[str]:

@@ -18,7 +18,7 @@ from cropseg.sites.site import Site
 from cropseg.sites.split import PARTS
 from cropseg.sites.statistics import require_trainable, survey_site
 from cropseg.training.run import Run, RunStart, execute_run, find_finished_run
-from cropseg.training.settings import TrainSettings
+from cropseg.training.settings import TrainSettings, describe_training
 
 
 def train_site(
@@ -55,12 +55,7 @@ def train_site(
     check_tile_size(chosen)
     survey = survey_site(site, chosen.tile_size)
     require_trainable(site, survey)
-    record = {
-        "command": "train",
-        "site": site.name,
-        "fingerprint": site.fingerprint,
-        "settings": chosen.to_json(),
-    }
+    record = describe_training(site, chosen)
     folder = Path(out_dir)
     with claim_out_dir(folder, record, overwrite=overwrite):
         finished = find_finished_run(folder)

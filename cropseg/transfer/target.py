@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from cropseg.errors import UsageError
+from cropseg.files import hash_file
 from cropseg.models.card import Card, fit_site_to_card, match_card_classes
 from cropseg.sites.budget import Budget, LabelPool, draw_pool, open_pool
 from cropseg.sites.site import Site
@@ -45,6 +48,34 @@ def prepare_target(site: Site, card: Card) -> Site:
     match_card_classes(card, site.classes)
     require_trainable(site, survey_site(site, card.tile_size))
     return site
+
+
+def describe_transfer(
+    site: Site,
+    model_path: str | Path,
+    settings: TrainSettings,
+    what: Mapping[str, Any],
+    *,
+    command: str = "transfer",
+) -> dict[str, Any]:
+    """Return what decides the result of a transfer, as its run records it.
+
+    Args:
+        site: The target, with the model's bands.
+        model_path: The source model.
+        settings: How each run is trained.
+        what: What is run: modes, labels and draws.
+        command: `transfer` or `compare`.
+    """
+    return {
+        "command": command,
+        "site": site.name,
+        "fingerprint": site.fingerprint,
+        "from": str(model_path),
+        "from_sha256": hash_file(Path(model_path)),
+        **what,
+        "settings": settings.to_json(),
+    }
 
 
 def choose_pool(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cropseg.files import claim_out_dir, hash_file
+from cropseg.files import claim_out_dir
 from cropseg.models.bundle import Bundle, add_normalization, load_bundle
 from cropseg.models.card import Lineage, read_card
 from cropseg.models.zoo import build_network, find_stages
@@ -16,7 +16,12 @@ from cropseg.sites.site import Site
 from cropseg.sites.statistics import BandStatistics
 from cropseg.training.run import Run, RunStart, execute_run, find_finished_run
 from cropseg.transfer.plan import TransferPlan, get_plan
-from cropseg.transfer.target import choose_pool, choose_settings, prepare_target
+from cropseg.transfer.target import (
+    choose_pool,
+    choose_settings,
+    describe_transfer,
+    prepare_target,
+)
 from cropseg.transfer.weights import load_weights, lock_layers
 
 
@@ -65,17 +70,8 @@ def transfer_to_site(  # noqa: PLR0913 - keyword-only, and each is an option
     chosen = choose_settings(card, settings)
     site = prepare_target(site, card)
     budget = parse_budget(labels) if labels else None
-    record = {
-        "command": "transfer",
-        "site": site.name,
-        "fingerprint": site.fingerprint,
-        "from": str(model_path),
-        "from_sha256": hash_file(Path(model_path)),
-        "mode": mode,
-        "labels": str(budget) if budget else None,
-        "draw": draw,
-        "settings": chosen.to_json(),
-    }
+    what = {"mode": mode, "labels": str(budget) if budget else None, "draw": draw}
+    record = describe_transfer(site, model_path, chosen, what)
     pool = choose_pool(site, chosen.tile_size, budget, draw=draw)
     folder = Path(out_dir)
     with claim_out_dir(folder, record, overwrite=overwrite):
