@@ -49,7 +49,9 @@ JIT_COMPILE = "auto" if keras.backend.backend() == "jax" else False
 
 def count_cores() -> int:
     """Return the number of CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0))
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _set_threads() -> None:
