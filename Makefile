@@ -45,8 +45,10 @@ venv: $(INSTALLED) ## make .venv with everything in it, once
 demo: $(INSTALLED) ## run the whole story on two made-up rural areas
 	$(BIN)/cropseg demo --out cropseg_demo
 
+# Two processes: most of a test's time is spent tracing, on one core. A file stays whole,
+# so that its fixtures are made once.
 test: $(INSTALLED) ## run the tests that take seconds
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Exit code 5 says that no test is marked slow.
 test-slow: $(INSTALLED) ## run the tests that take minutes
