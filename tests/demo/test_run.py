@@ -12,44 +12,48 @@ from cropseg.sites.budget import parse_budgets
 MODES = run.MODES
 
 
-@pytest.fixture(autouse=True)
-def _tiny_demo(monkeypatch):
+@pytest.fixture(scope="module", autouse=True)
+def _tiny_demo():
     """Make the demo small enough for a test: few steps, few modes, small areas."""
     write_areas = run.write_areas
 
     def write_small_areas(out_dir, *, seed):
         return write_areas(out_dir, seed=seed, size_px=512)
 
-    monkeypatch.setattr(run, "write_areas", write_small_areas)
-    monkeypatch.setattr(run, "SETTINGS", run.SETTINGS | {"steps_per_epoch": 2})
-    monkeypatch.setattr(run, "SOURCE_EPOCHS", 1)
-    monkeypatch.setattr(run, "TARGET_EPOCHS", 1)
-    monkeypatch.setattr(run, "MODES", ("zero_shot", "head_only", "pixel_forest"))
-    monkeypatch.setattr(run, "LABELS", ("2tiles",))
-    monkeypatch.setattr(run, "DRAWS", 1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "write_areas", write_small_areas)
+        patch.setattr(run, "SETTINGS", run.SETTINGS | {"steps_per_epoch": 2})
+        patch.setattr(run, "SOURCE_EPOCHS", 1)
+        patch.setattr(run, "TARGET_EPOCHS", 1)
+        patch.setattr(run, "MODES", ("zero_shot", "head_only", "pixel_forest"))
+        patch.setattr(run, "LABELS", ("2tiles",))
+        patch.setattr(run, "DRAWS", 1)
+        yield
 
 
-def test_all_that_the_demo_points_at_is_there(tmp_path):
-    result = run.run_demo(tmp_path / "demo")
-    for path, _ in result.list_sights():
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return run.run_demo(tmp_path_factory.mktemp("demo") / "demo")
+
+
+def test_all_that_the_demo_points_at_is_there(finished):
+    for path, _ in finished.list_sights():
         assert path.stat().st_size > 0
-    assert len(result.summary["budgets"][0]["modes"]) == 3
-    assert json.dumps(result.to_json())
+    assert len(finished.summary["budgets"][0]["modes"]) == 3
+    assert json.dumps(finished.to_json())
 
 
-def test_a_second_call_repeats_nothing(tmp_path):
-    first = run.run_demo(tmp_path / "demo")
-    model = tmp_path / "demo" / "runs" / "area_1" / "model.keras"
+def test_a_second_call_repeats_nothing(finished):
+    model = finished.out_dir / "runs" / "area_1" / "model.keras"
     written_at = model.stat().st_mtime_ns
-    second = run.run_demo(tmp_path / "demo")
-    assert second.summary == first.summary
+    second = run.run_demo(finished.out_dir)
+    assert second.summary == finished.summary
     assert model.stat().st_mtime_ns == written_at
 
 
-def test_another_seed_in_the_same_folder_is_refused(tmp_path):
-    run.run_demo(tmp_path / "demo")
+def test_another_seed_in_the_same_folder_is_refused(finished):
     with pytest.raises(ConflictError, match="seed was 0, is 1"):
-        run.run_demo(tmp_path / "demo", seed=1)
+        run.run_demo(finished.out_dir, seed=1)
 
 
 def test_the_demo_compares_with_both_baselines():
