@@ -10,8 +10,10 @@ import sys
 
 import pytest
 import rasterio
+import typer
 
 from cropseg import cli
+from cropseg.comparison.cells import MODES
 
 TINY = ("--batch-size", "2", "--epochs", "1", "--steps-per-epoch", "2")
 TRAIN = ("--encoder", "classic_tiny", "--tile-size", "32", *TINY)
@@ -264,6 +266,29 @@ def test_help_is_given_without_keras(verb):
     assert "Usage" in done.stdout
 
 
+def test_commands_have_their_order_and_all_take_the_options_that_all_share():
+    commands = typer.main.get_command(cli.app).commands
+
+    assert list(commands) == [
+        *("check", "preview", "train", "transfer", "compare", "evaluate"),
+        *("predict", "inspect", "modes", "schema", "demo"),
+    ]
+    for name, command in commands.items():
+        options = [option for item in command.params for option in item.opts]
+        assert {"--json", "--quiet", "--verbose", "--seed"} <= set(options), name
+
+
+def test_the_options_of_a_group_stand_where_the_command_has_the_group():
+    command = typer.main.get_command(cli.app).commands["train"]
+
+    assert [option for item in command.params for option in item.opts] == [
+        *("manifest", "--out", "--architecture", "--encoder", "--tile-size"),
+        *("--batch-size", "--epochs", "--steps-per-epoch", "--learning-rate"),
+        *("--loss", "--precision", "--config", "--seed"),
+        *("--overwrite", "--allow-remote", "--json", "--quiet", "--verbose"),
+    ]
+
+
 def test_check_runs_without_keras_and_prints_one_document(area_1):
     script = (
         "import sys; from cropseg import cli\n"
@@ -305,7 +330,7 @@ def test_a_check_that_finds_errors_ends_with_3_and_says_what(
 
     report = json.loads(out)
     assert (code, report["ok"]) == (3, False)
-    assert report["findings"][0]["code"] == "model-misfit"
+    assert report["findings"][0]["code"] == "bands-missing"
     assert "red, nir, swir1" in report["findings"][0]["message"]
 
 
@@ -331,11 +356,11 @@ def test_the_command_line_wins_over_the_file_and_the_file_over_the_default(
 
 
 def test_a_bug_is_told_as_one_without_a_traceback(run, area_1, monkeypatch):
-    def fail(_path):
+    def fail(_path, **_options):
         message = "surprise"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(cli, "open_site", fail)
+    monkeypatch.setattr("cropseg.checks.check.open_site", fail)
 
     code, out, err = run("check", area_1)
 
@@ -412,7 +437,7 @@ def test_the_modes_are_listed(run):
     code, out, err = run("modes", "--json")
 
     assert (code, err) == (0, "")
-    assert {row["mode"] for row in json.loads(out)} == set(cli.MODES)
+    assert {row["mode"] for row in json.loads(out)} == set(MODES)
     assert all(mode in run("modes")[1] for mode in ("frozen_encoder", "pixel_forest"))
 
 

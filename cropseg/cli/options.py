@@ -1,0 +1,111 @@
+"""Every option that more than one command takes, written once.
+
+Options that go together are a dataclass, which a command takes as one parameter.
+`spread_groups` makes typer see the single options.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cropseg.training.settings import LOSSES, PRECISIONS, read_settings_file
+
+Manifest = Annotated[Path, typer.Argument(help="Manifest of a site, a YAML file.")]
+Model = Annotated[Path, typer.Argument(help="A model.keras that cropseg saved.")]
+From = Annotated[Path, typer.Option("--from", help="The model of the other area.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
+TileSize = Annotated[int | None, typer.Option(help="Side of a tile, in pixels.")]
+BatchSize = Annotated[int | None, typer.Option(help="Tiles in a batch.")]
+Epochs = Annotated[int | None, typer.Option(help="Epochs.")]
+Steps = Annotated[int | None, typer.Option(help="Batches in an epoch.")]
+Rate = Annotated[float | None, typer.Option(help="Highest learning rate.")]
+Loss = Annotated[str | None, typer.Option(help=f"One of {', '.join(LOSSES)}.")]
+Precision = Annotated[str | None, typer.Option(help=f"One of {', '.join(PRECISIONS)}.")]
+Config = Annotated[Path | None, typer.Option(help="YAML file with settings.")]
+AllowRemote = Annotated[
+    list[str] | None, typer.Option(help="Host that files may be read from.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again.")]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, no tables.")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Tell more; show tracebacks.")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitOptions:
+    """How a network is fitted: the options of `train`, `transfer` and `compare`.
+
+    None is an option that was not given, so that the default of `TrainSettings` or
+    of the source's model holds.
+    """
+
+    batch_size: BatchSize = None
+    """Tiles in a batch."""
+    epochs: Epochs = None
+    """Epochs."""
+    steps_per_epoch: Steps = None
+    """Batches in an epoch."""
+    learning_rate: Rate = None
+    """Highest learning rate."""
+    loss: Loss = None
+    """One of `LOSSES`."""
+    precision: Precision = None
+    """One of `PRECISIONS`."""
+    config: Config = None
+    """YAML file with settings, over which the options win."""
+    seed: Seed = None
+    """Seed of everything random."""
+
+    def collect_settings(self, **more: Any) -> dict[str, Any]:
+        """Return the settings of `--config`, with the options given over them.
+
+        Args:
+            more: Options of the one command, None where they were not given.
+
+        Raises:
+            UsageError: If the file cannot be read or has an unknown key.
+        """
+        given = dataclasses.asdict(self) | more
+        config = given.pop("config")
+        settings = read_settings_file(config) if config else {}
+        return settings | {name: v for name, v in given.items() if v is not None}
+
+
+def spread_groups(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command whose groups of options stand in its signature one by one.
+
+    typer makes options from a signature. The fields of a dataclass take the place
+    of the parameter; the command is still called with the dataclass.
+    """
+    groups: dict[str, type[Any]] = {}
+    spread: list[inspect.Parameter] = []
+    for name, parameter in _get_parameters(command).items():
+        group = parameter.annotation
+        if isinstance(group, type) and dataclasses.is_dataclass(group):
+            groups[name] = group
+            spread += _get_parameters(group).values()
+        else:
+            spread.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+
+    @functools.wraps(command)
+    def run_command(**given: Any) -> None:
+        for name, group in groups.items():
+            fields = [field.name for field in dataclasses.fields(group)]
+            given[name] = group(**{field: given.pop(field) for field in fields})
+        command(**given)
+
+    run_command.__signature__ = inspect.Signature(spread)  # type: ignore[attr-defined]
+    return run_command
+
+
+def _get_parameters(function: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return dict(inspect.signature(function, eval_str=True).parameters)
