@@ -1,4 +1,4 @@
-"""Tiny rasters and sites without any symmetry, for the tests of every folder.
+"""Tiny rasters, sites and models without any symmetry, for the tests of every folder.
 
 Rows and columns differ, so do the sides of a pixel, so that no swapped axis can
 hide. What a class looks like depends on its name and the bands' names alone: a
@@ -11,6 +11,7 @@ import json
 import math
 import zlib
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,6 +21,8 @@ import rasterio
 import yaml
 from affine import Affine
 from rasterio.warp import transform_geom
+
+from cropseg.sites.site import open_site
 
 CLASS_VALUES: Final = {
     "soybeans": [5],
@@ -40,6 +43,8 @@ STRIPE: Final = slice(40, 47)
 """Columns of a scene that hold nodata in every band."""
 FIELD: Final = (12, 16)
 """Rows and columns of a field, in pixels."""
+TINY_FIT: Final = {"batch_size": 2, "epochs": 1, "steps_per_epoch": 3}
+"""Settings of a training that is over in seconds."""
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +62,87 @@ def make_site():
         area_2 = make_site(tmp_path / "2", class_names=("water", "corn"), seed=1)
     """
     return _make_site
+
+
+@pytest.fixture(scope="session")
+def settings():
+    """Return the settings of a short transfer."""
+    return dict(TINY_FIT)
+
+
+@pytest.fixture(scope="session")
+def area_1(make_site, tmp_path_factory):
+    """Return the site that models are trained on first. No test may change it."""
+    return open_site(make_site(tmp_path_factory.mktemp("sites") / "area_1"))
+
+
+@pytest.fixture(scope="session")
+def source_path(area_1, tmp_path_factory):
+    """Return a model of area 1, trained for a moment."""
+    from cropseg.training.train import train_site
+
+    folder = tmp_path_factory.mktemp("runs") / "source"
+    given = TINY_FIT | {"encoder": "classic_tiny", "tile_size": 32, "seed": 5}
+    return train_site(area_1, out_dir=folder, **given).model_path
+
+
+@pytest.fixture(scope="session")
+def build_bundle():
+    """Return a function that makes a model with random weights; see `_build_bundle`."""
+    return _build_bundle
+
+
+def _build_bundle(
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    encoder: str = "classic_tiny",
+    seed: int,
+    **card: Any,
+) -> Any:
+    """Build a `unet` with random weights and its card.
+
+    Args:
+        mean: Mean of each band; nodata is filled with it.
+        std: Standard deviation of each band.
+        encoder: The encoder.
+        seed: Decides the weights.
+        **card: The entries of the card that the network does not decide: `site`,
+            `classes`, `bands`, `gsd_m`, `lineage`, `fingerprint` at the least.
+
+    Returns:
+        The bundle, in memory.
+    """
+    from cropseg.models import zoo
+    from cropseg.models.bundle import (
+        Bundle,
+        add_normalization,
+        hash_weights,
+        list_versions,
+    )
+    from cropseg.models.card import Card, CardStage
+    from cropseg.runtime import start_run
+
+    start_run(seed)
+    sizes = {"num_bands": len(card["bands"]), "num_classes": len(card["classes"])}
+    network = zoo.build_network("unet", encoder, **sizes)
+    model = add_normalization(network, mean=mean, std=std)
+    stages = zoo.find_stages(model, "unet", encoder)
+    filled = Card(
+        architecture="unet",
+        encoder=encoder,
+        tile_size=64,
+        tile_multiple=zoo.get_tile_multiple("unet", encoder),
+        band_mean=mean,
+        band_std=std,
+        nodata_fill=mean,
+        stages=tuple(CardStage(**asdict(stage)) for stage in stages),
+        seed=seed,
+        weights_sha256=hash_weights(model),
+        versions=list_versions(),
+        **card,
+    )
+    return Bundle(model=model, card=filled)
 
 
 def _write_raster(path: Path, values: np.ndarray, **profile: Any) -> Path:

@@ -21,7 +21,7 @@ from cropseg.runtime import count_cores
 from cropseg.sites.budget import LabelPool
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.grid import Window
-from cropseg.sites.site import Scene, SceneReader
+from cropseg.sites.scene import Scene, SceneReader
 from cropseg.sites.tiling import Tile
 from cropseg.training.batches import TileStore
 from cropseg.training.fit import FitResult

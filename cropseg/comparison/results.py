@@ -57,6 +57,8 @@ class Result:
         training, test = self.run.metrics["training"], self.run.metrics["test"]
         if self.cell.budget:
             row["label_pixels"] = training["label_pixels"]
+            fields = training.get("label_fields")
+            row["label_fields"] = "" if fields is None else fields
         ious = {f"iou_{item['name']}": item["iou"] for item in test["classes"]}
         values = {
             "converged": training["converged"],

@@ -20,8 +20,9 @@ from cropseg.models.bundle import Bundle, load_bundle
 from cropseg.models.card import Card, fit_site_to_card, match_card_classes
 from cropseg.sites.classes import IGNORE, ClassMap
 from cropseg.sites.grid import Window
-from cropseg.sites.site import Scene, SceneReader, Site
-from cropseg.sites.split import PARTS, read_block_ids
+from cropseg.sites.scene import Scene, SceneReader
+from cropseg.sites.site import Site
+from cropseg.sites.split import PARTS, index_blocks
 from cropseg.sites.tiling import Tile, iterate_tiles
 
 Counts = npt.NDArray[np.int64]
@@ -156,12 +157,11 @@ def evaluate_predictor(
                 labels = _read_part_labels(
                     site, scene, reader, window=window, part=part
                 )
-                blocks = read_block_ids(split, scene.grid, window)
-                ids, index = np.unique(blocks, return_inverse=True)
+                ids, blocks = index_blocks(split, scene.grid, window)
                 counts = count_confusion_by_block(
                     labels,
                     prediction,
-                    index.reshape(blocks.shape),
+                    blocks,
                     num_blocks=len(ids),
                     num_classes=num_classes,
                 )

@@ -9,6 +9,7 @@ import contextlib
 import zipfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from cropseg.errors import CropsegError, ModelError, ModelFileNotFoundError
 from cropseg.sites.classes import ClassMap
+from cropseg.sites.formula import parse_formula
 from cropseg.sites.site import Site, match_classes
 
 CARD_NAME = "cropseg.json"
 """Name of the card's member in the archive."""
+
+GSD_TOLERANCE = 0.1
+"""How far a GSD may be from the model's, as a share."""
 
 SCHEMA_VERSION = 1
 _MAX_CARD_BYTES = 64 * 2**20
@@ -82,8 +87,12 @@ class Card(_Entry):
     """Its classes, in the order of its output."""
     bands: tuple[str, ...]
     """Its bands, in the order of its input."""
+    derived: dict[str, str] = {}
+    """Formulas of those of its bands that are computed from others."""
     gsd_m: float
     """Ground sampling distance of its training images, in metres."""
+    units: str | None = None
+    """Units of the values of its training images."""
     sensor: str | None = None
     """Sensor of its training images."""
     architecture: str
@@ -114,6 +123,14 @@ class Card(_Entry):
     """Versions of cropseg, Keras and what it ran on."""
     scores: dict[str, Any] = {}
     """Scores by part of the split, as `evaluate --json` gives them."""
+
+    @property
+    def stored_bands(self) -> tuple[str, ...]:
+        """Bands that an image must have: its own, then those only formulas use."""
+        names = [band for band in self.bands if band not in self.derived]
+        for formula in self.derived.values():
+            names += [n for n in parse_formula(formula).names if n not in names]
+        return tuple(names)
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -178,17 +195,28 @@ def fit_site_to_card(site: Site, card: Card) -> Site:
     Raises:
         ModelError: If the site lacks a band of the model, or another GSD.
     """
-    missing = [band for band in card.bands if band not in site.manifest.bands]
+    for name, formula in card.derived.items():
+        own = site.derived.get(name, formula)
+        if own != formula:
+            raise ModelError(
+                f"The model's band {name} is {formula}; site {site.name} derives it "
+                f"as {own}. Write the same formula, or give one another name."
+            )
+    # A formula that only the model has is computed here too.
+    site = replace(site, derived={**card.derived, **site.derived})
+    stored = card.stored_bands
+    missing = [band for band in stored if band not in site.manifest.bands]
     if missing:
         raise ModelError(
-            f"The model was trained on bands {', '.join(card.bands)}; site "
+            f"The model was trained on bands {', '.join(stored)}; site "
             f"{site.name} has no {', '.join(missing)}. Bands are matched by name: "
             "name them alike in the manifest, or train a model on fewer bands."
         )
-    if abs(site.gsd_m / card.gsd_m - 1) > 0.1:  # noqa: PLR2004 - DESIGN's 10 %
+    if abs(site.gsd_m / card.gsd_m - 1) > GSD_TOLERANCE:
         raise ModelError(
             f"The model was trained at a GSD of {card.gsd_m:.4g} m; site {site.name} "
-            f"has {site.gsd_m:.4g} m. Resample the images to the model's GSD."
+            f"has {site.gsd_m:.4g} m. Set `gsd_m: {card.gsd_m:.4g}` in the manifest, "
+            "and its images are resampled."
         )
     return site.select_bands(card.bands)
 

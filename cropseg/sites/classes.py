@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,8 @@ IGNORE: Final = 255
 MAX_CLASSES: Final = 254
 """Class ids are uint8. 255 is `IGNORE`, and one id is left for "other"."""
 
+_MAX_TABLE: Final = 2**20
+
 Labels = npt.NDArray[np.uint8]
 
 
@@ -32,7 +34,7 @@ class CropClass:
     """Its name, by which classes of two sites are matched."""
     color: str
     """Its colour in maps and plots, as `#rrggbb`."""
-    values: tuple[int, ...] = ()
+    values: tuple[int | str, ...] = ()
     """The label values that mean it."""
     source_names: tuple[str, ...] = ()
     """Names that it goes by in the model of another site."""
@@ -44,7 +46,7 @@ class ClassMap:
 
     classes: tuple[CropClass, ...]
     """The classes; a class id is a position in this tuple."""
-    ignore: tuple[int, ...] = ()
+    ignore: tuple[int | str, ...] = ()
     """Label values that mean "unknown"."""
     ignore_rest: bool = False
     """Whether every value that is not named means "unknown"."""
@@ -64,11 +66,11 @@ class ClassMap:
         return tuple(item.color for item in self.classes)
 
     @property
-    def ids_by_value(self) -> Mapping[int, int]:
-        """The id of each label value that the manifest names."""
-        ids = dict.fromkeys(self.ignore, IGNORE)
+    def ids_by_value(self) -> Mapping[str, int]:
+        """The id of each label value that the manifest names, by its text form."""
+        ids = dict.fromkeys(map(write_value, self.ignore), IGNORE)
         for class_id, item in enumerate(self.classes):
-            ids.update(dict.fromkeys(item.values, class_id))
+            ids.update(dict.fromkeys(map(write_value, item.values), class_id))
         return ids
 
     def encode(self, values: npt.NDArray[np.generic]) -> Labels:
@@ -84,33 +86,73 @@ class ClassMap:
             DataError: If a value is named neither by a class nor by `ignore`. The
                 message lists the values and their pixel counts.
         """
+        if not values.size:
+            return np.zeros(values.shape, np.uint8)
+        if values.dtype.kind in "iu":
+            first = int(values.min())
+            if int(values.max()) - first < _MAX_TABLE:
+                # Small integers are counted and looked up, and never sorted.
+                index = values.astype(np.int64) - first if first else values
+                counts = np.bincount(index.ravel())
+                found = np.flatnonzero(counts)
+                table = np.full(len(counts), IGNORE, np.uint8)
+                table[found] = self._list_ids(found + first, counts[found])
+                return table[index]
         distinct, inverse, counts = np.unique(
             values, return_inverse=True, return_counts=True
         )
-        problem = self.describe_unnamed(
-            dict(zip(distinct.tolist(), counts.tolist(), strict=True))
-        )
+        return self._list_ids(distinct, counts)[inverse].reshape(values.shape)
+
+    def _list_ids(
+        self, values: npt.NDArray[Any], counts: npt.NDArray[np.int64]
+    ) -> Labels:
+        """Return the id of each of some label values, with their pixel counts."""
+        names = list(map(write_value, values.tolist()))
+        problem = self.describe_unnamed(dict(zip(names, counts.tolist(), strict=True)))
         if problem:
             raise DataError(problem)
         ids = self.ids_by_value
-        table = np.array([ids.get(value, IGNORE) for value in distinct.tolist()])
-        table = table.astype("uint8")
-        return table[inverse].reshape(values.shape)
+        return np.array([ids.get(name, IGNORE) for name in names], np.uint8)
 
-    def describe_unnamed(self, counts: Mapping[int, int]) -> str | None:
+    def describe_unnamed(
+        self, counts: Mapping[str, int], noun: str = "pixels"
+    ) -> str | None:
         """Say which label values the manifest does not name, or return None.
 
         Args:
-            counts: Pixels of each label value.
+            counts: How often each label value occurs.
+            noun: What is counted.
         """
-        unnamed = sorted(set(counts) - set(self.ids_by_value))
+        unnamed = sorted(set(counts) - set(self.ids_by_value), key=order_value)
         if self.ignore_rest or not unnamed:
             return None
-        found = ", ".join(f"{value} ({counts[value]} pixels)" for value in unnamed)
+        found = ", ".join(f"{value} ({counts[value]} {noun})" for value in unnamed)
         return (
             f"Label values that the manifest does not name: {found}. Add each to "
             "the `values` of a class or to `ignore`, or set `ignore: rest`."
         )
+
+
+def write_value(value: object) -> str:
+    """Return the text form of a label value, by which values are compared.
+
+    So `5` in a manifest means 5 in a raster, and 5.0 or "5" in a field of polygons.
+
+    Example:
+        >>> write_value(5.0), write_value(" hvede "), write_value(2.5)
+        ('5', 'hvede', '2.5')
+    """
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def order_value(text: str) -> tuple[bool, float, str]:
+    """Return what text forms of label values sort by: numbers by size, then texts."""
+    try:
+        return False, float(text), text
+    except ValueError:
+        return True, 0.0, text
 
 
 def parse_color(color: str) -> tuple[int, int, int]:

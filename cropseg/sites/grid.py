@@ -52,6 +52,13 @@ class Window:
         col, col_end = (min(max(v, 0), width) for v in (self.col, self.col_end))
         return Window(row=row, col=col, height=row_end - row, width=col_end - col)
 
+    def intersect(self, other: Window) -> Window:
+        """Return the pixels that are in both windows, which may be none."""
+        row, col = max(self.row, other.row), max(self.col, other.col)
+        height = min(self.row_end, other.row_end) - row
+        width = min(self.col_end, other.col_end) - col
+        return Window(row=row, col=col, height=max(0, height), width=max(0, width))
+
     def slices_in(self, outer: Window) -> tuple[slice, slice]:
         """Return where this window lies in an array that holds `outer`."""
         row, col = self.row - outer.row, self.col - outer.col
@@ -96,8 +103,8 @@ class Grid:
         cols = np.arange(window.col, window.col_end)[None, :] + 0.5
         rows = np.arange(window.row, window.row_end)[:, None] + 0.5
         t = self.transform
-        x = t.a * cols + t.b * rows + t.c
-        y = t.d * cols + t.e * rows + t.f
+        x = t.a * cols + t.c + (t.b * rows if t.b else 0)
+        y = t.e * rows + t.f + (t.d * cols if t.d else 0)
         shape = (window.height, window.width)
         return np.broadcast_to(x, shape), np.broadcast_to(y, shape)
 

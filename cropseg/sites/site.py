@@ -3,39 +3,40 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
-from collections.abc import Collection, Iterator
-from dataclasses import dataclass, replace
+import functools
+import itertools
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import numpy as np
+from rasterio.crs import CRS
+from rasterio.errors import CRSError
 
-from cropseg.errors import DataError, DataFileNotFoundError, join_problems
+from cropseg.errors import CropsegError, DataError, UnsafeFileError, join_problems
 from cropseg.files import hash_settings
-from cropseg.sites.classes import IGNORE, ClassMap, CropClass, Labels
-from cropseg.sites.grid import Grid, Window
-from cropseg.sites.manifest import Manifest, SceneEntry, SplitEntry, read_manifest
-from cropseg.sites.raster import Pixels, RasterReader, open_raster, read_header
-from cropseg.sites.split import BlockSplit, RegionSplit, Split
-from cropseg.sites.tiling import iterate_tiles
+from cropseg.sites.classes import ClassMap, CropClass
+from cropseg.sites.fields import assign_fields
+from cropseg.sites.imagery import Image, name_image, open_image
+from cropseg.sites.labels import FieldLabels, LabelSource, RasterLabels
+from cropseg.sites.location import Location, fingerprint_file, locate_file
+from cropseg.sites.manifest import (
+    Manifest,
+    SceneEntry,
+    SplitEntry,
+    is_vector_file,
+    read_manifest,
+)
+from cropseg.sites.raster import read_header
+from cropseg.sites.regions import RegionSplit
+from cropseg.sites.scene import FieldRule, Scene, SceneReader, open_scene
+from cropseg.sites.split import BlockSplit, FoldSplit, Split
+from cropseg.sites.vector import VectorSource, open_fields
+from cropseg.sites.vector_file import list_files
+from cropseg.sites.warp import GSD_TOLERANCE
 
 _REGION_BLOCK_PX = 128
-_GSD_TOLERANCE = 0.01
-_COUNT_PX = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scene:
-    """One georeferenced image of a site, with or without labels."""
-
-    name: str
-    """The image's file name without its ending."""
-    image_path: Path
-    """The image."""
-    labels_path: Path | None
-    """The label raster on the same grid, or None where nothing is labelled."""
-    grid: Grid
-    """The image's grid."""
+_CRS_CODE = re.compile(r"[A-Za-z]+:\w+")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,12 @@ class Site:
     """Its name."""
     manifest_path: Path
     """The manifest that it was opened from."""
-    manifest: Manifest
+    manifest: Manifest = field(compare=False)
     """What the manifest holds."""
     bands: tuple[str, ...]
     """Names of the bands that are read, in the order in which they are read."""
+    derived: Mapping[str, str] = field(compare=False)
+    """Formulas of the bands that are computed."""
     classes: ClassMap
     """Its classes, in the order of their ids."""
     scenes: tuple[Scene, ...]
@@ -63,25 +66,32 @@ class Site:
         return self.scenes[0].grid.gsd_m
 
     @property
-    def image_paths(self) -> tuple[Path, ...]:
+    def image_paths(self) -> tuple[Location, ...]:
         """The images of all scenes."""
-        return tuple(scene.image_path for scene in self.scenes)
+        return tuple(file.location for s in self.scenes for file in s.image.files)
+
+    @property
+    def vector_sources(self) -> tuple[VectorSource, ...]:
+        """The vector files that hold labels, each once, in the order of scenes."""
+        found = [
+            s.labels.source for s in self.scenes if isinstance(s.labels, FieldLabels)
+        ]
+        return tuple(dict.fromkeys(found))
 
     @property
     def fingerprint(self) -> str:
         """Twelve digits that change with the manifest or a file's size or time."""
-        paths = [path for s in self.scenes for path in (s.image_path, s.labels_path)]
+        paths: list[Location] = []
+        for scene in self.scenes:
+            paths += [path for f in scene.image.files for path in f.list_files()]
+            if isinstance(scene.labels, FieldLabels):
+                paths += list_files(scene.labels.source.path)
+            elif scene.labels is not None:
+                paths.append(scene.labels.path)
         if isinstance(self.split, RegionSplit):
-            paths.append(self.split.regions_path)
-        try:
-            stats = [path.stat() for path in paths if path is not None]
-        except OSError as error:
-            raise DataFileNotFoundError(
-                f"{error.filename} was there when site {self.name} was opened, and is "
-                f"no more: {error.strerror}. Restore it, or open the site again."
-            ) from error
-        files = [(item.st_size, item.st_mtime_ns) for item in stats]
-        return hash_settings([self.manifest.model_dump(mode="json"), files])
+            paths += list_files(self.split.regions_path)
+        files = [[path.name, *fingerprint_file(path)] for path in paths]
+        return hash_settings([self.manifest.model_dump_json(), files])
 
     def select_bands(self, bands: tuple[str, ...]) -> Site:
         """Return this site with other bands, or the same in another order.
@@ -89,23 +99,30 @@ class Site:
         Raises:
             DataError: If a band is not there.
         """
-        missing = [band for band in bands if band not in self.manifest.bands]
+        known = (*self.manifest.bands, *self.derived)
+        missing = [band for band in bands if band not in known]
         if missing:
             raise DataError(
                 f"Site {self.name} has no band {', '.join(missing)}; its bands are "
-                f"{', '.join(self.manifest.bands)}."
+                f"{', '.join(known)}."
             )
         return replace(self, bands=bands)
 
     @contextlib.contextmanager
     def open_scene(self, scene: Scene) -> Iterator[SceneReader]:
         """Open a scene for reading in this thread."""
-        with contextlib.ExitStack() as stack:
-            image = stack.enter_context(open_raster(scene.image_path))
-            labels = None
-            if scene.labels_path is not None:
-                labels = stack.enter_context(open_raster(scene.labels_path))
-            yield SceneReader(self, scene, image, labels)
+        rule = None
+        if isinstance(scene.labels, FieldLabels) and self.split is not None:
+            rules = _assign_fields(self, self.fingerprint)
+            rule = rules[scene.labels.source]
+        with open_scene(
+            scene,
+            bands=self.bands,
+            derived=self.derived,
+            classes=self.classes,
+            rule=rule,
+        ) as reader:
+            yield reader
 
     def require_split(self) -> Split:
         """Return the split.
@@ -116,79 +133,24 @@ class Site:
         if self.split is None:
             raise DataError(
                 f"{self.manifest_path} has no `split`, so there is nothing to train "
-                "on or to test. Add one; data_manifests/README.md shows how."
+                "on or to test. Add one; docs/manifest.md shows how."
             )
         return self.split
 
 
-class SceneReader:
-    """An open scene. Get one from `Site.open_scene`."""
-
-    def __init__(
-        self, site: Site, scene: Scene, image: RasterReader, labels: RasterReader | None
-    ) -> None:
-        """Wrap the open files of a scene."""
-        self._site = site
-        self._scene = scene
-        self._image = image
-        self._labels = labels
-        self._band_indexes = [site.manifest.bands.index(band) for band in site.bands]
-
-    def read_pixels(self, window: Window) -> Pixels:
-        """Read the site's bands in a window, which may reach over the edge."""
-        return self._image.read(window, self._band_indexes)
-
-    def read_labels(self, window: Window) -> Labels:
-        """Read class ids in a window, (height, width), uint8.
-
-        255 where the label is unknown, is nodata, or lies outside the scene. Image
-        validity is not looked at: see `read_valid_labels`.
-
-        Raises:
-            DataError: If the labels hold a value that the manifest does not name.
-        """
-        labels = np.full((window.height, window.width), IGNORE, "uint8")
-        if self._labels is None:
-            return labels
-        pixels = self._labels.read(window, [0])
-        try:
-            labels[pixels.valid] = self._site.classes.encode(
-                pixels.values[..., 0][pixels.valid]
-            )
-        except DataError as error:
-            path = self._scene.labels_path
-            raise DataError(f"{path}: {error}") from error
-        return labels
-
-    def count_label_values(self) -> Counter[int]:
-        """Count the pixels of every label value, named or not."""
-        counts: Counter[int] = Counter()
-        if self._labels is None:
-            return counts
-        area = self._scene.grid.window
-        for tile in iterate_tiles(area, core_size=_COUNT_PX):
-            pixels = self._labels.read(tile.core, [0])
-            values, amounts = np.unique(
-                pixels.values[..., 0][pixels.valid], return_counts=True
-            )
-            counts.update(dict(zip(values.tolist(), amounts.tolist(), strict=True)))
-        return counts
-
-    def read_valid_labels(self, window: Window) -> tuple[Pixels, Labels]:
-        """Read pixels and class ids of a window, with 255 where a pixel is invalid."""
-        pixels = self.read_pixels(window)
-        labels = self.read_labels(window)
-        labels[~pixels.valid] = IGNORE
-        return pixels, labels
+@functools.lru_cache(maxsize=8)
+def _assign_fields(site: Site, _fingerprint: str) -> dict[VectorSource, FieldRule]:
+    return assign_fields(site.scenes, site.require_split())
 
 
-def open_site(manifest_path: str | Path) -> Site:
+def open_site(manifest_path: str | Path, *, allow_remote: Collection[str] = ()) -> Site:
     """Open a site from its manifest and check that its files fit together.
 
     Only headers are read; `cropseg check` reads every pixel.
 
     Args:
         manifest_path: A YAML file; paths in it are relative to it.
+        allow_remote: Hosts that images and label rasters may be read from.
 
     Returns:
         The site.
@@ -197,10 +159,15 @@ def open_site(manifest_path: str | Path) -> Site:
         DataFileNotFoundError: If the manifest or a file that it names is not there.
         DataError: If the manifest has mistakes, an image has another number of bands
             than `bands`, labels and image differ in shape, CRS or transform, or
-            scenes differ in GSD. All problems are listed.
+            scenes differ in GSD or CRS and the manifest does not say which to take.
+            All problems are listed.
+        UnsafeFileError: If a path is refused as unsafe.
     """
     path = Path(manifest_path)
     manifest = read_manifest(path)
+    entries = manifest.classes
+    if entries[0].id is not None:
+        entries = tuple(sorted(entries, key=lambda item: item.id or 0))
     classes = ClassMap(
         classes=tuple(
             CropClass(
@@ -209,93 +176,192 @@ def open_site(manifest_path: str | Path) -> Site:
                 values=item.values,
                 source_names=item.source_names,
             )
-            for item in manifest.classes
+            for item in entries
         ),
         ignore=() if manifest.ignore == "rest" else manifest.ignore,
         ignore_rest=manifest.ignore == "rest",
     )
-    scenes = _open_scenes(path, manifest)
+    scenes = _open_scenes(path, manifest, allow_remote)
     return Site(
         name=manifest.site,
         manifest_path=path,
         manifest=manifest,
-        bands=manifest.bands,
+        bands=(*manifest.bands, *manifest.derived),
+        derived=manifest.derived,
         classes=classes,
         scenes=scenes,
         split=_open_split(path, manifest.split, scenes[0].grid.gsd_m),
     )
 
 
-def _open_scenes(path: Path, manifest: Manifest) -> tuple[Scene, ...]:
-    scenes, problems = [], []
-    kind = DataError
+def _open_scenes(
+    path: Path, manifest: Manifest, allow_remote: Collection[str]
+) -> tuple[Scene, ...]:
+    scenes: list[Scene] = []
+    problems: list[str] = []
+    kind: type[CropsegError] = DataError
+    _read_crs(manifest.crs)  # said once, not for every scene
     for entry in manifest.scenes:
         try:
-            scene, found = _open_one_scene(path.parent, entry, len(manifest.bands))
-        except DataFileNotFoundError as error:
-            kind = DataFileNotFoundError
-            problems.append(str(error))
-            continue
-        except DataError as error:
+            scene, found = _open_one_scene(path.parent, entry, manifest, allow_remote)
+        except (DataError, UnsafeFileError) as error:
+            if not issubclass(kind, UnsafeFileError) and type(error) is not DataError:
+                kind = type(error)
             problems.append(str(error))
             continue
         scenes.append(scene)
         problems += found
     if not problems:
-        problems = _compare_gsds(scenes, manifest.gsd_m)
+        problems = _compare_grids(scenes)
     if problems:
         title = f"The files of {path} have {len(problems)} problem(s)"
         raise kind(join_problems(title, problems))
-    return tuple(scenes)
+    return _make_names_unique(scenes)
 
 
 def _open_one_scene(
-    folder: Path, entry: SceneEntry, num_bands: int
+    folder: Path, entry: SceneEntry, manifest: Manifest, allow_remote: Collection[str]
 ) -> tuple[Scene, list[str]]:
-    image_path = folder / entry.image
-    labels_path = folder / entry.labels if entry.labels else None
-    header = read_header(image_path)
-    problems = []
-    if header.num_bands != num_bands:
-        problems.append(
-            f"{image_path} has {header.num_bands} bands, but the manifest names "
-            f"{num_bands} in `bands`. Name every band of the file, in file order."
-        )
-    crs = header.grid.crs
-    if not crs or not (crs.is_projected or crs.is_geographic):
-        problems.append(
-            f"{image_path} has {'a local' if crs else 'no'} CRS, and so no place on "
-            "the Earth. Set it with gdal_edit.py -a_srs EPSG:...."
-        )
-        labels_path = None
-    if labels_path is not None:
-        labels = read_header(labels_path)
-        if not np.issubdtype(np.dtype(labels.dtype), np.integer):
-            problems.append(
-                f"{labels_path} has dtype {labels.dtype}; labels are integers."
-            )
-        problems += [
-            f"{labels_path} does not lie on the grid of {image_path.name}: "
-            f"{difference}. Warp the labels onto the image's grid (nearest)."
-            for difference in header.grid.list_differences(labels.grid)
-        ]
-    scene = Scene(
-        name=image_path.stem,
-        image_path=image_path,
-        labels_path=labels_path,
-        grid=header.grid,
+    image = open_image(
+        entry,
+        folder,
+        crs=_read_crs(manifest.crs),
+        gsd_m=manifest.gsd_m,
+        allow_remote=allow_remote,
     )
-    return scene, problems
+    names = entry.bands or manifest.bands
+    problems = []
+    if image.num_bands != len(names):
+        problems.append(
+            f"{image.path} has {image.num_bands} bands{_describe_alpha(image)}, but "
+            f"the manifest names {len(names)} in `bands`. Name every band of the file, "
+            "in file order."
+        )
+    missing = [name for name in manifest.bands if name not in names]
+    if missing:
+        problems.append(
+            f"{image.path} has bands {', '.join(names)}, but the site's `bands` ask "
+            f"for {', '.join(missing)} too. Bands are matched by name."
+        )
+    labels, found = _open_labels(folder, entry, image, allow_remote)
+    scene = Scene(name=name_image(entry), image=image, band_names=names, labels=labels)
+    return scene, problems + found
 
 
-def _compare_gsds(scenes: list[Scene], gsd_m: float | None) -> list[str]:
-    expected = gsd_m or scenes[0].grid.gsd_m
-    return [
-        f"{scene.image_path} has a GSD of {scene.grid.gsd_m:.4g} m, expected "
-        f"{expected:.4g} m. Resample it to that GSD, or correct `gsd_m`."
-        for scene in scenes
-        if abs(scene.grid.gsd_m / expected - 1) > _GSD_TOLERANCE
-    ]
+def _describe_alpha(image: Image) -> str:
+    if not any(file.header.num_alpha_bands for file in image.files):
+        return ""
+    return " besides alpha (if that holds data, set `alpha_is_band: true`)"
+
+
+def _read_crs(text: str | None) -> CRS | None:
+    if text is None:
+        return None
+    try:
+        # A file name or an address would be read (HAZARDS 6): a code or WKT is not.
+        crs = CRS.from_wkt(text) if "[" in text else CRS.from_string(_get_code(text))
+    except (CRSError, ValueError) as error:
+        raise DataError(
+            f"`crs` is {text!r}, which is no CRS: {error}. Give one such as EPSG:32633."
+        ) from error
+    if not crs.is_projected:
+        raise DataError(
+            f"`crs` is {text}, which is not projected. Give the UTM zone of the area, "
+            "such as EPSG:32633."
+        )
+    return crs
+
+
+def _get_code(text: str) -> str:
+    if not _CRS_CODE.fullmatch(text):
+        message = "it is neither an authority and a code nor WKT"
+        raise ValueError(message)
+    return text
+
+
+def _open_labels(
+    folder: Path, entry: SceneEntry, image: Image, allow_remote: Collection[str]
+) -> tuple[LabelSource | None, list[str]]:
+    if entry.labels is None:
+        return None, []
+    path = locate_file(entry.labels, folder, allow_remote=allow_remote)
+    if is_vector_file(entry.labels):
+        source = _describe_vector(entry, path)
+        open_fields(source, image.grid.crs)
+        return FieldLabels(source=source), []
+    header = read_header(path)
+    problems = []
+    if header.num_bands != 1:
+        problems.append(
+            f"{path} has {header.num_bands} bands; a label raster has one. Write the "
+            "class codes to a file of their own."
+        )
+    grids = (image.native_grid, image.grid)
+    fits = any(not grid.list_differences(header.grid) for grid in grids)
+    if not fits and not entry.resample_labels:
+        problems += [
+            f"{path} does not lie on the grid of {image.path.name}: {difference}. Set "
+            "`resample_labels: true` to bring it there, or correct its position."
+            for difference in image.native_grid.list_differences(header.grid)
+        ]
+    elif not fits and not header.grid.crs:
+        problems.append(f"{path} has no CRS, so it cannot be resampled. Set its CRS.")
+    return RasterLabels(path=path, header=header), problems
+
+
+def _describe_vector(entry: SceneEntry, path: Location) -> VectorSource:
+    if not isinstance(path, Path):
+        raise UnsafeFileError(
+            f"{path} is remote; polygons and points are read from local files. "
+            "Download it."
+        )
+    kept = {
+        key: values if isinstance(values, tuple) else (values,)
+        for key, values in entry.filter.items()
+    }
+    return VectorSource(
+        path=path,
+        field=entry.field or "",
+        layer=entry.layer,
+        filter=tuple(kept.items()),
+        all_touched=entry.all_touched,
+        edge_buffer_m=entry.edge_buffer_m,
+        buffer_m=entry.buffer_m,
+    )
+
+
+def _compare_grids(scenes: Sequence[Scene]) -> list[str]:
+    first, *others = scenes
+    problems = []
+    for scene in others:
+        path, grid = scene.image_path, scene.grid
+        if abs(grid.gsd_m / first.grid.gsd_m - 1) > GSD_TOLERANCE:
+            problems.append(
+                f"{path} has a GSD of {grid.gsd_m:.4g} m, {first.image_path.name} one "
+                f"of {first.grid.gsd_m:.4g} m. Give the manifest `gsd_m`, and all "
+                "scenes are resampled to it."
+            )
+        if grid.crs != first.grid.crs:
+            problems.append(
+                f"{path} is in {grid.crs.to_string()}, {first.image_path.name} in "
+                f"{first.grid.crs.to_string()}. Give the manifest a projected `crs`, "
+                "and all scenes are brought to it."
+            )
+    return problems
+
+
+def _make_names_unique(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
+    names = [scene.name for scene in scenes]
+    taken: set[str] = set()
+    unique = []
+    for scene in scenes:
+        name = scene.name
+        if name in taken:
+            numbered = (f"{name}_{number}" for number in itertools.count(2))
+            name = next(n for n in numbered if n not in taken and n not in names)
+        taken.add(name)
+        unique.append(replace(scene, name=name))
+    return tuple(unique)
 
 
 def _open_split(path: Path, entry: SplitEntry | None, gsd_m: float) -> Split | None:
@@ -304,6 +370,14 @@ def _open_split(path: Path, entry: SplitEntry | None, gsd_m: float) -> Split | N
     if entry.regions is not None:
         block_m = entry.block_m or _REGION_BLOCK_PX * gsd_m
         return RegionSplit(regions_path=path.parent / entry.regions, block_m=block_m)
+    if entry.folds is not None:
+        return FoldSplit(
+            block_m=entry.block_m or 0.0,
+            gap_m=entry.gap_m,
+            folds=entry.folds,
+            fold=entry.fold,
+            seed=entry.seed,
+        )
     return BlockSplit(
         block_m=entry.block_m or 0.0,
         gap_m=entry.gap_m,

@@ -1,6 +1,6 @@
 """Which pixels are for training, for validation and for the test.
 
-Both splits answer per pixel, from its coordinates alone. So a new scene moves no
+Every split answers per pixel, from its coordinates alone. So a new scene moves no
 old pixel from test to train, and overlapping scenes agree.
 """
 
@@ -10,14 +10,12 @@ import functools
 import hashlib
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
-from rasterio.features import rasterize
 
-from cropseg.errors import DataError, DataFileNotFoundError
+from cropseg.errors import DataError
 from cropseg.sites.grid import Grid, Window
 
 PARTS: Final = ("train", "val", "test")
@@ -26,8 +24,12 @@ PARTS: Final = ("train", "val", "test")
 NO_PART: Final = 255
 """The id of a pixel that belongs to no part: a gap, or outside all regions."""
 
-_CELL: Final = 5
-"""Blocks on a side of the square in which shares are met exactly."""
+SQUARE: Final = 5
+"""Blocks on a side of the square in which the shares of a `BlockSplit` hold."""
+
+_MIN_FOLDS: Final = 2
+_ID_STEP: Final = 2**24
+"""Columns of blocks that the numbering of blocks has room for."""
 
 PartIds = npt.NDArray[np.uint8]
 BlockIds = npt.NDArray[np.int64]
@@ -42,6 +44,17 @@ class Split(Protocol):
 
     def read_parts(self, grid: Grid, window: Window) -> PartIds:
         """Return the part of every pixel of a window, (height, width)."""
+
+
+class WholeBlocks(Split, Protocol):
+    """A split that puts every block whole into one part."""
+
+    @property
+    def gap_m(self) -> float:
+        """How far a part keeps from the stricter ones, in metres."""
+
+    def choose_part(self, *, row: int, col: int) -> int:
+        """Return the part of a block, of which the gap may take a margin."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,86 +74,116 @@ class BlockSplit:
 
     def read_parts(self, grid: Grid, window: Window) -> PartIds:
         """Return the part of every pixel of a window, (height, width)."""
-        x, y = locate_in_metres(grid, window)
-        parts = self._look_up(x, y)
-        if not self.gap_m:
-            return parts
-        # A square of half side `gap_m` that is no larger than a block meets just
-        # the blocks of its corners and edge middles.
-        strictest = parts
-        for dx in (-self.gap_m, 0.0, self.gap_m):
-            for dy in (-self.gap_m, 0.0, self.gap_m):
-                strictest = np.maximum(strictest, self._look_up(x + dx, y + dy))
-        return np.where(strictest == parts, parts, NO_PART).astype("uint8")
+        return _read_block_parts(self, grid, window)
 
-    def _look_up(
-        self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
-    ) -> PartIds:
-        col = np.floor(x / self.block_m).astype("int64")
-        row = np.floor(y / self.block_m).astype("int64")
-        first_col, first_row = int(col.min()), int(row.min())
-        table = np.array(
-            [
-                [self._choose(c, r) for c in range(first_col, int(col.max()) + 1)]
-                for r in range(first_row, int(row.max()) + 1)
-            ],
-            "uint8",
-        )
-        return table[row - first_row, col - first_col]
-
-    def _choose(self, col: int, row: int) -> int:
-        """Return the part of one block.
+    def choose_part(self, *, row: int, col: int) -> int:
+        """Return the part of a block.
 
         Blocks are ranked at random within squares of 5 x 5, so that the shares hold
         in every neighbourhood and not only on average.
         """
-        ranks = _rank_cell(col // _CELL, row // _CELL, self.seed)
-        share = (ranks[row % _CELL][col % _CELL] + 0.5) / _CELL**2
+        ranks = _rank_cell(col // SQUARE, row // SQUARE, self.seed)
+        share = (ranks[row % SQUARE][col % SQUARE] + 0.5) / SQUARE**2
         if share < self.train:
             return PARTS.index("train")
         return PARTS.index("val" if share < self.train + self.val else "test")
 
 
-@functools.lru_cache(maxsize=4096)
-def _rank_cell(col: int, row: int, seed: int) -> tuple[tuple[int, ...], ...]:
-    digest = hashlib.sha256(f"{seed}:{col}:{row}".encode()).digest()
-    ranks = np.random.default_rng(int.from_bytes(digest[:8])).permutation(_CELL**2)
-    return tuple(tuple(line) for line in ranks.reshape(_CELL, _CELL).tolist())
-
-
 @dataclass(frozen=True, kw_only=True)
-class RegionSplit:
-    """Polygons of a vector file, each with the part that its pixels belong to."""
+class FoldSplit:
+    """One of several folds: its blocks are for the test, all others for training.
 
-    regions_path: Path
-    """A vector file with a field `part`: train, val or test."""
+    Every block is for the test in just one fold. Nothing is for validation.
+    """
+
     block_m: float
-    """Side of a block, the unit of scoring, in metres."""
+    """Side of a block, in metres."""
+    gap_m: float
+    """How far train keeps from test, in metres."""
+    folds: int
+    """Number of folds, 2 or more."""
+    fold: int
+    """Which fold is for the test, counted from 0."""
+    seed: int
+    """Which of the possible partitions into folds. It is one for all folds."""
 
     def __post_init__(self) -> None:
-        """Check that the file is there."""
-        if not self.regions_path.is_file():
-            raise DataFileNotFoundError(
-                f"No region file at {self.regions_path}, which `split` names."
+        """Check that there is such a fold."""
+        if self.folds < _MIN_FOLDS or not 0 <= self.fold < self.folds:
+            raise DataError(
+                f"Got fold {self.fold} of {self.folds} folds; expected at least "
+                f"{_MIN_FOLDS} folds, and a fold from 0 to the number of folds less 1."
             )
 
     def read_parts(self, grid: Grid, window: Window) -> PartIds:
         """Return the part of every pixel of a window, (height, width)."""
-        changed = self.regions_path.stat().st_mtime_ns
-        regions = _read_regions(self.regions_path, changed).to_crs(grid.crs)
-        shapes = [
-            (shape, PARTS.index(part))
-            for shape, part in zip(regions.geometry, regions["part"], strict=True)
-        ]
-        return np.asarray(
-            rasterize(
-                shapes,
-                out_shape=(window.height, window.width),
-                fill=NO_PART,
-                transform=grid.get_window_transform(window),
-                dtype="uint8",
-            )
-        )
+        return _read_block_parts(self, grid, window)
+
+    def choose_part(self, *, row: int, col: int) -> int:
+        """Return the part of a block.
+
+        In a square of as many blocks on a side as there are folds, each row and each
+        column has a block of every fold. So a small site, too, has them all.
+        """
+        size = self.folds
+        rows, cols = _shuffle_cell(col // size, row // size, self.seed, size)
+        fold = (rows[row % size] + cols[col % size]) % size
+        return PARTS.index("test" if fold == self.fold else "train")
+
+
+def _read_block_parts(split: WholeBlocks, grid: Grid, window: Window) -> PartIds:
+    x, y = locate_in_metres(grid, window)
+    parts = _look_up(split, x, y)
+    if not split.gap_m:
+        return parts
+    # A square of half side `gap_m` that is no larger than a block meets just the
+    # blocks of its corners and edge middles.
+    strictest = parts
+    for dx in (-split.gap_m, 0.0, split.gap_m):
+        for dy in (-split.gap_m, 0.0, split.gap_m):
+            strictest = np.maximum(strictest, _look_up(split, x + dx, y + dy))
+    return np.where(strictest == parts, parts, NO_PART).astype("uint8")
+
+
+def _look_up(
+    split: WholeBlocks, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]
+) -> PartIds:
+    col = np.floor(x / split.block_m).astype("int64")
+    row = np.floor(y / split.block_m).astype("int64")
+    first_col, first_row = int(col.min()), int(row.min())
+    table = np.array(
+        [
+            [
+                split.choose_part(row=r, col=c)
+                for c in range(first_col, int(col.max()) + 1)
+            ]
+            for r in range(first_row, int(row.max()) + 1)
+        ],
+        "uint8",
+    )
+    row, col = row - first_row, col - first_col
+    if row.shape[1] == 1 and col.shape[0] == 1:
+        return table.take(row[:, 0], axis=0).take(col[0], axis=1)
+    return table[row, col]
+
+
+@functools.lru_cache(maxsize=4096)
+def _rank_cell(col: int, row: int, seed: int) -> tuple[tuple[int, ...], ...]:
+    ranks = _seed_cell(col, row, seed).permutation(SQUARE**2)
+    return tuple(tuple(line) for line in ranks.reshape(SQUARE, SQUARE).tolist())
+
+
+@functools.lru_cache(maxsize=4096)
+def _shuffle_cell(
+    col: int, row: int, seed: int, size: int
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    rng = _seed_cell(col, row, seed)
+    return tuple(rng.permutation(size).tolist()), tuple(rng.permutation(size).tolist())
+
+
+def _seed_cell(col: int, row: int, seed: int) -> np.random.Generator:
+    digest = hashlib.sha256(f"{seed}:{col}:{row}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8]))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,35 +198,13 @@ class NoSplit:
         return np.full((window.height, window.width), NO_PART, "uint8")
 
 
-@functools.lru_cache(maxsize=8)
-def _read_regions(path: Path, _changed_ns: int) -> Any:
-    # Imported here: they take most of the start of `cropseg --help`.
-    import geopandas
-    from pyogrio.errors import DataSourceError
-
-    try:
-        regions = geopandas.read_file(path)
-    except DataSourceError as error:
-        raise DataError(f"{path} is no readable vector file: {error}.") from error
-    if "part" not in regions or not set(regions["part"]) <= set(PARTS):
-        found = sorted(set(map(str, regions.get("part", ()))))
-        raise DataError(
-            f"{path} needs a field `part` with train, val or test for every polygon; "
-            f"its fields are {', '.join(regions.columns)}, its parts {found}."
-        )
-    shapes = getattr(regions, "geometry", None)
-    if shapes is None or shapes.crs is None or not len(shapes) or shapes.isna().any():
-        raise DataError(
-            f"{path} needs a CRS and a polygon in every row. Write it again as "
-            "GeoJSON or GeoPackage."
-        )
-    return regions
-
-
 def locate_in_metres(
     grid: Grid, window: Window
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Return x and y of the pixel centres of a window, in metres.
+
+    Together they have the window's shape; where the grid is not rotated, x is one row
+    and y one column.
 
     Raises:
         DataError: If the CRS is not projected, so that it has no metres.
@@ -196,12 +217,41 @@ def locate_in_metres(
         )
     _, metres_per_unit = grid.crs.linear_units_factor
     x, y = grid.locate_pixels(window)
+    if not grid.transform.b and not grid.transform.d:
+        x, y = x[:1], y[:, :1]
     return x * metres_per_unit, y * metres_per_unit
 
 
-def read_block_ids(split: Split, grid: Grid, window: Window) -> BlockIds:
-    """Return a number for the block of every pixel, the same in all scenes."""
+def index_blocks(
+    split: Split, grid: Grid, window: Window
+) -> tuple[BlockIds, npt.NDArray[np.int64]]:
+    """Return the numbers of the blocks under a window, and which one each pixel has.
+
+    A block has the same number in all scenes; `locate_blocks` says where it lies.
+
+    Returns:
+        The numbers, (blocks,), of which some may have no pixel, and the position of
+        each pixel's block in them, (height, width).
+
+    Raises:
+        DataError: If the CRS is not projected.
+    """
     x, y = locate_in_metres(grid, window)
     col = np.floor(x / split.block_m).astype("int64")
     row = np.floor(y / split.block_m).astype("int64")
-    return row * 2**24 + col
+    first_row, first_col = row.min(), col.min()
+    num_rows, num_cols = row.max() - first_row + 1, col.max() - first_col + 1
+    rows = np.arange(first_row, first_row + num_rows)
+    cols = np.arange(first_col, first_col + num_cols)
+    ids = (rows[:, None] * _ID_STEP + cols).ravel()
+    return ids, (row - first_row) * num_cols + (col - first_col)
+
+
+def locate_blocks(block_ids: BlockIds) -> tuple[BlockIds, BlockIds]:
+    """Return row and column of blocks from the numbers of `index_blocks`.
+
+    A block reaches from its row times `block_m` upwards and from its column times
+    `block_m` to the right, in metres of the CRS.
+    """
+    col = (block_ids + _ID_STEP // 2) % _ID_STEP - _ID_STEP // 2
+    return (block_ids - col) // _ID_STEP, col

@@ -9,13 +9,34 @@ import numpy as np
 import numpy.typing as npt
 
 from cropseg.errors import DataError, join_problems
-from cropseg.sites.classes import IGNORE
+from cropseg.sites.classes import IGNORE, Labels
 from cropseg.sites.grid import Window
+from cropseg.sites.labels import FieldIds, FieldLabels
+from cropseg.sites.scan import ScannedBlock, scan_site
 from cropseg.sites.site import Site
-from cropseg.sites.split import PARTS
+from cropseg.sites.split import PARTS, PartIds
 from cropseg.sites.tiling import iterate_tiles
+from cropseg.sites.vector import NO_FIELD
 
 _TRAIN = PARTS.index("train")
+
+_TilePlace = tuple[int, int, int]
+_Sums = npt.NDArray[np.float64]
+
+FieldKey = tuple[int, int]
+"""Position of a vector file among those of a site, and of a field in it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SurveyedField:
+    """A field of polygon labels, or a point."""
+
+    key: FieldKey
+    """Which one."""
+    class_id: int
+    """Its class."""
+    pixels: tuple[int, ...]
+    """Its labelled and valid pixels in each part, in the order of `PARTS`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +49,8 @@ class SurveyedTile:
     """Its pixels, without context."""
     train_pixels: tuple[int, ...]
     """Labelled training pixels of each class."""
+    train_fields: tuple[tuple[FieldKey, int], ...] = ()
+    """Fields with training pixels in it, and how many."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +77,10 @@ class Survey:
     """Pixels with data."""
     num_pixels: int
     """All pixels."""
+    fields: tuple[SurveyedField, ...]
+    """All fields with a labelled pixel. Labels that are pixels have none."""
+    pixel_m2: float
+    """Area of a pixel, in square metres."""
     bands: BandStatistics | None
     """Band statistics, or None where the training part has no valid pixel."""
 
@@ -83,53 +110,66 @@ def survey_site(site: Site, tile_size: int) -> Survey:
 
 @functools.lru_cache(maxsize=8)
 def _survey_files(site: Site, tile_size: int, _fingerprint: str) -> Survey:
-    split = site.require_split()
-    num_classes = len(site.classes)
-    tiles: list[SurveyedTile] = []
-    class_pixels = np.zeros((len(PARTS), num_classes), np.int64)
-    moments = _Moments(len(site.bands))
-    valid_pixels = num_pixels = 0
-    unnamed = find_unnamed_labels(site)
-    if unnamed:
-        raise DataError(join_problems(f"Labels of site {site.name}", unnamed))
-    for index, scene in enumerate(site.scenes):
-        area = scene.grid.window
-        with site.open_scene(scene) as reader:
-            for tile in iterate_tiles(area, core_size=tile_size):
-                window = tile.core.clip(height=area.height, width=area.width)
-                pixels, labels = reader.read_valid_labels(window)
-                parts = split.read_parts(scene.grid, window)
-                counts = _count_classes(labels, parts, num_classes)
-                class_pixels += counts
-                if counts[_TRAIN].any():
-                    train_pixels = tuple(counts[_TRAIN].tolist())
-                    tiles.append(
-                        SurveyedTile(
-                            scene=index, window=tile.core, train_pixels=train_pixels
-                        )
-                    )
-                moments.add(pixels.values[pixels.valid & (parts == _TRAIN)])
-                valid_pixels += int(pixels.valid.sum())
-                num_pixels += pixels.valid.size
-    return Survey(
-        tile_size=tile_size,
-        tiles=tuple(tiles),
-        class_pixels=class_pixels,
-        valid_pixels=valid_pixels,
-        num_pixels=num_pixels,
-        bands=moments.finish(),
-    )
+    counts = SurveyCounts(site, tile_size)
+    for block in scan_site(site, tile_size):
+        counts.add(block)
+    return counts.finish()
 
 
-def find_unnamed_labels(site: Site) -> list[str]:
-    """List the label values that no class and no `ignore` names, scene by scene."""
-    problems = []
-    for scene in site.scenes:
-        with site.open_scene(scene) as reader:
-            problem = site.classes.describe_unnamed(reader.count_label_values())
-        if problem:
-            problems.append(f"{scene.labels_path}: {problem}")
-    return problems
+class SurveyCounts:
+    """What a survey counts, tile by tile."""
+
+    def __init__(self, site: Site, tile_size: int) -> None:
+        """Start at nothing."""
+        self._site = site
+        self._tile_size = tile_size
+        self._tiles: dict[_TilePlace, SurveyedTile] = {}
+        self._class_pixels = np.zeros((len(PARTS), len(site.classes)), np.int64)
+        self._moments = _Moments(len(site.bands))
+        self._fields = _FieldCounts()
+        self._valid_pixels = self._num_pixels = 0
+
+    def add(self, block: ScannedBlock) -> None:
+        """Count the tiles of a block."""
+        for tile in iterate_tiles(block.core, core_size=self._tile_size):
+            self._add_tile(block, tile.core)
+
+    def _add_tile(self, block: ScannedBlock, tile: Window) -> None:
+        inside = tile.intersect(block.core).slices_in(block.window)
+        labels, parts = block.labels[inside], block.parts[inside]
+        counts = _count_classes(labels, parts, len(self._site.classes))
+        self._class_pixels += counts
+        train_fields: tuple[tuple[FieldKey, int], ...] = ()
+        source = self._site.scenes[block.scene].labels
+        if isinstance(source, FieldLabels):
+            number = self._site.vector_sources.index(source.source)
+            train_fields = self._fields.add(number, block.fields[inside], labels, parts)
+        place = (block.scene, tile.row, tile.col)
+        if counts[_TRAIN].any():
+            self._tiles[place] = SurveyedTile(
+                scene=block.scene,
+                window=tile,
+                train_pixels=tuple(counts[_TRAIN].tolist()),
+                train_fields=train_fields,
+            )
+        valid = block.pixels.valid[inside]
+        is_train = valid & (parts == _TRAIN)
+        self._moments.add(place, block.pixels.values[inside], is_train)
+        self._valid_pixels += int(valid.sum())
+        self._num_pixels += valid.size
+
+    def finish(self) -> Survey:
+        """Return the survey."""
+        return Survey(
+            tile_size=self._tile_size,
+            tiles=tuple(self._tiles[place] for place in sorted(self._tiles)),
+            class_pixels=self._class_pixels,
+            valid_pixels=self._valid_pixels,
+            num_pixels=self._num_pixels,
+            fields=self._fields.finish(),
+            pixel_m2=self._site.gsd_m**2,
+            bands=self._moments.finish(),
+        )
 
 
 def _count_classes(
@@ -141,33 +181,91 @@ def _count_classes(
     return counts.reshape(len(PARTS), num_classes)
 
 
+class _FieldCounts:
+    """Pixels of each field, class and part."""
+
+    def __init__(self) -> None:
+        self._pixels: dict[FieldKey, npt.NDArray[np.int64]] = {}
+        self._classes: dict[FieldKey, int] = {}
+
+    def add(
+        self, source: int, fields: FieldIds, labels: Labels, parts: PartIds
+    ) -> tuple[tuple[FieldKey, int], ...]:
+        """Count the fields of a tile; return those of the training part."""
+        known = (labels != IGNORE) & (parts < len(PARTS)) & (fields != NO_FIELD)
+        found, places = np.unique(fields[known], return_inverse=True)
+        counts = np.bincount(
+            places * len(PARTS) + parts[known], minlength=len(found) * len(PARTS)
+        ).reshape(-1, len(PARTS))
+        classes = np.zeros(len(found), np.int64)
+        classes[places] = labels[known]
+        train = []
+        for field_id, class_id, pixels in zip(
+            found.tolist(), classes.tolist(), counts, strict=True
+        ):
+            key = (source, field_id)
+            self._classes[key] = class_id
+            self._pixels[key] = self._pixels.get(key, 0) + pixels
+            if pixels[_TRAIN]:
+                train.append((key, int(pixels[_TRAIN])))
+        return tuple(train)
+
+    def finish(self) -> tuple[SurveyedField, ...]:
+        return tuple(
+            SurveyedField(
+                key=key,
+                class_id=self._classes[key],
+                pixels=tuple(self._pixels[key].tolist()),
+            )
+            for key in sorted(self._pixels)
+        )
+
+
 class _Moments:
-    """Running mean and spread that stay exact for large sums (Chan 1983)."""
+    """Mean and spread that stay exact for large sums (Chan 1983).
+
+    Tiles are added up row by row, in whatever order they come.
+    """
 
     def __init__(self, num_bands: int) -> None:
-        self._count = 0
-        self._mean = np.zeros(num_bands)
-        self._squares = np.zeros(num_bands)
+        self._num_bands = num_bands
+        self._tiles: dict[_TilePlace, tuple[int, _Sums, _Sums]] = {}
 
-    def add(self, values: npt.NDArray[np.generic]) -> None:
-        """Add pixels, (pixels, bands)."""
-        if not len(values):
+    def add(
+        self,
+        place: _TilePlace,
+        values: npt.NDArray[np.generic],
+        wanted: npt.NDArray[np.bool_],
+    ) -> None:
+        """Add the wanted pixels of a tile, (height, width, bands)."""
+        count = int(wanted.sum())
+        if not count:
             return
-        values = values.astype(np.float64)
-        count = self._count + len(values)
-        mean = values.mean(axis=0)
-        shift = mean - self._mean
-        self._squares += ((values - mean) ** 2).sum(axis=0)
-        self._squares += shift**2 * self._count * len(values) / count
-        self._mean += shift * len(values) / count
-        self._count = count
+        means, squares = np.zeros((2, self._num_bands))
+        for band in range(self._num_bands):
+            plane = values[..., band]
+            used = (plane if count == plane.size else plane[wanted]).astype(np.float64)
+            means[band] = used.mean()
+            used -= means[band]
+            squares[band] = np.square(used, out=used).sum()
+        self._tiles[place] = count, means, squares
 
     def finish(self) -> BandStatistics | None:
-        if not self._count:
+        if not self._tiles:
             return None
-        std = np.sqrt(self._squares / self._count)
+        total, total_mean = 0, np.zeros(self._num_bands)
+        total_squares = np.zeros(self._num_bands)
+        for place in sorted(self._tiles):
+            added, mean, squares = self._tiles[place]
+            count = total + added
+            shift = mean - total_mean
+            total_squares += squares
+            total_squares += shift**2 * total * added / count
+            total_mean += shift * added / count
+            total = count
+        std = np.sqrt(total_squares / total)
         std[std == 0] = 1.0
-        return BandStatistics(mean=tuple(self._mean.tolist()), std=tuple(std.tolist()))
+        return BandStatistics(mean=tuple(total_mean.tolist()), std=tuple(std.tolist()))
 
 
 def require_trainable(site: Site, survey: Survey) -> None:

@@ -7,8 +7,9 @@ sees what an uninterrupted one would have seen (HAZARDS 19b).
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +19,14 @@ import numpy.typing as npt
 from cropseg.runtime import keras
 from cropseg.sites.budget import LabelPool
 from cropseg.sites.classes import IGNORE
-from cropseg.sites.grid import Window
-from cropseg.sites.site import Scene
-from cropseg.sites.split import PARTS
+from cropseg.sites.location import RemoteFile
+from cropseg.sites.scene import SceneReader
 from cropseg.training.augment import build_augmentation
 
 _RARE_SHARE = 0.5
 """Share of the tiles that are chosen for a class, each class as often as any other."""
+
+_MAX_OPEN_SCENES = 8
 
 _CACHE_BYTES = 2**30
 """Memory in which decoded tiles are kept. What does not fit is read again."""
@@ -61,7 +63,7 @@ class TileStore:
         self._kept: dict[int, LabelledTile] = {}
         self._room = _CACHE_BYTES
         self._lock = threading.Lock()
-        self._visible = [self._mark_cells(i) for i in range(len(pool.site.scenes))]
+        self._thread = threading.local()
 
     def get(self, index: int) -> LabelledTile:
         """Return a tile of the pool with a margin of a quarter of its side around."""
@@ -77,41 +79,34 @@ class TileStore:
 
     def _read(self, index: int) -> LabelledTile:
         tile = self._pool.tiles[index]
-        scene = self._pool.site.scenes[tile.scene]
         window = tile.window.grow(self.margin)
-        with self._pool.site.open_scene(scene) as reader:
+        with self._open_scene(tile.scene) as reader:
             pixels, labels = reader.read_valid_labels(window)
-        parts = self._pool.site.require_split().read_parts(scene.grid, window)
-        labels[parts != PARTS.index("train")] = IGNORE
-        labels[~self._look_up_visible(tile.scene, window)] = IGNORE
+            visible = self._pool.read_visible(reader, tile.scene, window)
+        labels[~visible] = IGNORE
         return LabelledTile(values=pixels.values, valid=pixels.valid, labels=labels)
 
-    def _mark_cells(self, scene_index: int) -> npt.NDArray[np.bool_]:
-        """Mark the cells of a scene's tile grid that are in the pool."""
-        scene: Scene = self._pool.site.scenes[scene_index]
-        size = self._pool.tile_size
-        shape = (-(-scene.grid.height // size), -(-scene.grid.width // size))
-        cells = np.zeros(shape, np.bool_)
-        for tile in self._pool.tiles:
-            if tile.scene == scene_index:
-                cells[tile.window.row // size, tile.window.col // size] = True
-        return cells
+    @contextlib.contextmanager
+    def _open_scene(self, index: int) -> Iterator[SceneReader]:
+        """Open a scene, or take it as this thread left it open.
 
-    def _look_up_visible(
-        self, scene_index: int, window: Window
-    ) -> npt.NDArray[np.bool_]:
-        size, cells = self._pool.tile_size, self._visible[scene_index]
-        rows = np.arange(window.row, window.row_end) // size
-        cols = np.arange(window.col, window.col_end) // size
-        inside = (
-            ((rows >= 0) & (rows < cells.shape[0]))[:, None]
-            & ((cols >= 0) & (cols < cells.shape[1]))[None, :]
-        )  # fmt: skip
-        rows, cols = (
-            np.clip(axis, 0, count - 1)
-            for axis, count in zip((rows, cols), cells.shape, strict=True)
-        )
-        return inside & cells[np.ix_(rows, cols)]
+        So neighbouring tiles share decoded blocks. A handle belongs to one thread
+        (HAZARDS 4), and ends with it.
+        """
+        scene = self._pool.site.scenes[index]
+        if any(isinstance(file.location, RemoteFile) for file in scene.image.files):
+            with self._pool.site.open_scene(scene) as reader:
+                yield reader
+            return
+        opened: dict[int, tuple[SceneReader, contextlib.ExitStack]]
+        opened = self._thread.__dict__.setdefault("opened", {})
+        if index not in opened:
+            while len(opened) >= _MAX_OPEN_SCENES:
+                opened.pop(next(iter(opened)))[1].close()
+            stack = contextlib.ExitStack()
+            reader = stack.enter_context(self._pool.site.open_scene(scene))
+            opened[index] = (reader, stack)
+        yield opened[index][0]
 
 
 class TileBatches(keras.utils.PyDataset):

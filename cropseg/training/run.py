@@ -178,6 +178,7 @@ def describe_training(
         "learning_rate": settings.learning_rate if trains else None,
         "label_pixels": sum(pool.class_pixels),
         "label_tiles": len(pool.tiles),
+        "label_fields": pool.num_fields,
         "classes_seen": list(pool.classes_seen),
     }
 
@@ -203,8 +204,12 @@ def _write_card(
             for item, pixels in classes
         ),
         bands=site.bands,
+        derived={
+            name: text for name, text in site.derived.items() if name in site.bands
+        },
         gsd_m=site.gsd_m,
         sensor=site.manifest.sensor,
+        units=site.manifest.units,
         architecture=settings.architecture,
         encoder=settings.encoder,
         tile_size=settings.tile_size,

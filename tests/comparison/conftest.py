@@ -1,17 +1,10 @@
-"""A source model, a target site, and a stub that stands for fitting a network."""
+"""A target site, and a stub that stands for fitting a network."""
 
 from __future__ import annotations
 
 import pytest
 
 from cropseg.sites.site import open_site
-
-SETTINGS = {"batch_size": 2, "epochs": 1, "steps_per_epoch": 3}
-
-
-@pytest.fixture(scope="session")
-def settings():
-    return dict(SETTINGS)
 
 
 @pytest.fixture(scope="session")
@@ -23,16 +16,6 @@ def area_2(make_site, tmp_path_factory):
             seed=1,
         )
     )
-
-
-@pytest.fixture(scope="session")
-def source_path(make_site, tmp_path_factory):
-    from cropseg.training.train import train_site
-
-    folder = tmp_path_factory.mktemp("source")
-    site = open_site(make_site(folder / "area_1"))
-    given = SETTINGS | {"encoder": "classic_tiny", "tile_size": 32}
-    return train_site(site, out_dir=folder / "run", **given).model_path
 
 
 class FakeFit:

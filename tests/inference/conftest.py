@@ -3,65 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from cropseg.models import zoo
-from cropseg.models.bundle import (
-    Bundle,
-    add_normalization,
-    hash_weights,
-    list_versions,
-    load_bundle,
-    save_bundle,
-)
-from cropseg.models.card import Card, CardClass, CardStage, Lineage
-from cropseg.runtime import start_run
+from cropseg.models.bundle import Bundle, load_bundle, save_bundle
+from cropseg.models.card import CardClass, Lineage
 from cropseg.sites.site import Site, open_site
-
-PAIR = ("unet", "classic_tiny")
-
-
-def save_model(path: Path, site: Site) -> Path:
-    """Save a model with random weights of the bands and classes of a site."""
-    start_run(3)
-    network = zoo.build_network(
-        *PAIR, num_bands=len(site.bands), num_classes=len(site.classes)
-    )
-    scene = site.scenes[0]
-    with site.open_scene(scene) as reader:
-        pixels = reader.read_pixels(scene.grid.window)
-    values = pixels.values[pixels.valid].astype("float64")
-    mean, std = values.mean(axis=0).tolist(), values.std(axis=0).tolist()
-    model = add_normalization(network, mean=mean, std=std)
-    stages = zoo.find_stages(model, *PAIR)
-    card = Card(
-        site=site.name,
-        classes=tuple(
-            CardClass(name=item.name, color=item.color, train_pixels=9)
-            for item in site.classes.classes
-        ),
-        bands=site.bands,
-        gsd_m=site.gsd_m,
-        architecture=PAIR[0],
-        encoder=PAIR[1],
-        tile_size=64,
-        tile_multiple=zoo.get_tile_multiple(*PAIR),
-        band_mean=mean,
-        band_std=std,
-        nodata_fill=mean,
-        stages=tuple(CardStage(**asdict(stage)) for stage in stages),
-        seed=3,
-        lineage=Lineage(mode="train"),
-        fingerprint=site.fingerprint,
-        weights_sha256=hash_weights(model),
-        versions=list_versions(),
-    )
-    save_bundle(model, card, path)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -74,9 +23,31 @@ def site(make_site: Callable[..., Path], tmp_path_factory) -> Site:
 
 
 @pytest.fixture(scope="session")
-def model_path(site: Site, tmp_path_factory) -> Path:
-    """A saved `classic_tiny` of the site, with random weights."""
-    return save_model(tmp_path_factory.mktemp("model") / "model.keras", site)
+def model_path(
+    site: Site, build_bundle: Callable[..., Bundle], tmp_path_factory
+) -> Path:
+    """A saved `classic_tiny` of the site's bands and classes, with random weights."""
+    scene = site.scenes[0]
+    with site.open_scene(scene) as reader:
+        pixels = reader.read_pixels(scene.grid.window)
+    values = pixels.values[pixels.valid].astype("float64")
+    built = build_bundle(
+        mean=values.mean(axis=0).tolist(),
+        std=values.std(axis=0).tolist(),
+        seed=3,
+        site=site.name,
+        classes=tuple(
+            CardClass(name=item.name, color=item.color, train_pixels=9)
+            for item in site.classes.classes
+        ),
+        bands=site.bands,
+        gsd_m=site.gsd_m,
+        lineage=Lineage(mode="train"),
+        fingerprint=site.fingerprint,
+    )
+    path = tmp_path_factory.mktemp("model") / "model.keras"
+    save_bundle(built.model, built.card, path)
+    return path
 
 
 @pytest.fixture(scope="session")

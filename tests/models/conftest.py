@@ -6,22 +6,13 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cropseg.models import zoo
-from cropseg.models.bundle import (
-    Bundle,
-    add_normalization,
-    hash_weights,
-    list_versions,
-    save_bundle,
-)
-from cropseg.models.card import CARD_NAME, Card, CardClass, CardStage, Lineage
-from cropseg.runtime import start_run
+from cropseg.models.bundle import Bundle, save_bundle
+from cropseg.models.card import CARD_NAME, Card, CardClass, Lineage
 
 BANDS = ("blue", "green", "red", "nir", "swir1")
 CLASSES = (
@@ -34,46 +25,32 @@ STD = (40.0, 80.5, 160.0, 700.0, 333.0)
 
 
 @pytest.fixture(scope="session")
-def make_bundle() -> Callable[..., Bundle]:
+def make_bundle(build_bundle: Callable[..., Bundle]) -> Callable[..., Bundle]:
     """Return a function that builds a bundle of an encoder of `unet`."""
-    return _make_bundle
 
+    def make(encoder: str = "classic_tiny", *, seed: int = 1) -> Bundle:
+        return build_bundle(
+            mean=MEAN,
+            std=STD,
+            encoder=encoder,
+            seed=seed,
+            site="rural-area-1",
+            classes=CLASSES,
+            bands=BANDS,
+            gsd_m=9.0,
+            sensor="made up",
+            lineage=Lineage(mode="full", source_sha256="ab" * 32, source_site="area-0"),
+            fingerprint="0123456789ab",
+            scores={"test": {"miou": 0.5, "classes": [{"name": "wheat", "iou": None}]}},
+        )
 
-def _make_bundle(encoder: str = "classic_tiny", *, seed: int = 1) -> Bundle:
-    start_run(seed)
-    network = zoo.build_network(
-        "unet", encoder, num_bands=len(BANDS), num_classes=len(CLASSES)
-    )
-    model = add_normalization(network, mean=MEAN, std=STD)
-    stages = zoo.find_stages(model, "unet", encoder)
-    card = Card(
-        site="rural-area-1",
-        classes=CLASSES,
-        bands=BANDS,
-        gsd_m=9.0,
-        sensor="made up",
-        architecture="unet",
-        encoder=encoder,
-        tile_size=64,
-        tile_multiple=zoo.get_tile_multiple("unet", encoder),
-        band_mean=MEAN,
-        band_std=STD,
-        nodata_fill=MEAN,
-        stages=tuple(CardStage(**asdict(stage)) for stage in stages),
-        seed=seed,
-        lineage=Lineage(mode="full", source_sha256="ab" * 32, source_site="area-0"),
-        fingerprint="0123456789ab",
-        weights_sha256=hash_weights(model),
-        versions=list_versions(),
-        scores={"test": {"miou": 0.5, "classes": [{"name": "wheat", "iou": None}]}},
-    )
-    return Bundle(model=model, card=card)
+    return make
 
 
 @pytest.fixture(scope="session")
-def bundle() -> Bundle:
+def bundle(make_bundle: Callable[..., Bundle]) -> Bundle:
     """A `classic_tiny` bundle in memory, which no test may change."""
-    return _make_bundle()
+    return make_bundle()
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cropseg.errors import DataError, DataFileNotFoundError
-from cropseg.sites.manifest import read_manifest
+from cropseg.sites.manifest import is_vector_file, read_manifest
 
 
 @pytest.fixture
@@ -95,10 +95,14 @@ def test_all_problems_are_listed_at_once(edit):
         ("site", "  ", "`site`"),
         ("gsd_m", 0, "`gsd_m`: .*greater than 0, got 0"),
         ("ignore", "some", "`ignore.*got 'some'"),
-        ("ignore", [0, 5, 22], r"\[5, 22\] are in a class and in `ignore`"),
+        ("ignore", [0, 5, 22], "5, 22 are in a class and in `ignore`"),
         ("scenes", [], "`scenes`: .*at least 1 item"),
-        ("split", {"block_m": 320}, "`split`: needs `block_m`, `train`"),
-        ("split", {"regions": "a.geojson", "val": 0.5}, "do not go with `regions`"),
+        ("split", {"block_m": 320}, "`split`: needs `block_m` with `train`"),
+        (
+            "split",
+            {"regions": "a.geojson", "val": 0.5},
+            "`regions` and `train`, `val` and `test` do not go",
+        ),
     ],
 )
 def test_an_entry_that_cannot_be_is_refused(edit, key, entry, message):
@@ -125,7 +129,7 @@ def test_a_split_that_cannot_be_is_refused(edit, change, message):
     ("change", "message"),
     [
         ({"name": "wheat"}, "class name 'wheat' stands there more than once"),
-        ({"values": [5, 23]}, "label value 23 stands there more than once"),
+        ({"values": [5, 23]}, "label value '23' stands there more than once"),
     ],
 )
 def test_classes_share_no_name_and_no_value(edit, change, message):
@@ -167,3 +171,131 @@ def test_a_file_that_is_not_text_is_refused(tmp_path):
 def test_a_missing_manifest_is_an_error_that_says_where_it_looked(tmp_path, name):
     with pytest.raises(DataFileNotFoundError, match=r"No manifest at .*looked in"):
         read_manifest(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"field": "crop"}, "`field` goes with polygons or points as `labels` only"),
+        ({"edge_buffer_m": 3}, "`edge_buffer_m` goes with polygons"),
+        ({"filter": {"year": 2016}}, "`filter` goes with polygons"),
+        ({"labels": None, "all_touched": True}, "`all_touched` goes with polygons"),
+        ({"labels": "f.gpkg"}, "`f.gpkg` needs `field`"),
+        ({"labels": "points.CSV"}, "`points.CSV` needs `field`"),
+        (
+            {"labels": "f.shp", "field": "crop", "resample_labels": True},
+            "`resample_labels` goes with a label raster only",
+        ),
+        ({"labels": None, "resample_labels": True}, "with a label raster only"),
+        ({"bands": ["red", "red"]}, "band 'red' stands there more than once"),
+        (
+            {"labels": "f.shp", "field": "a", "edge_buffer_m": -1},
+            "greater than or equal to 0, got -1",
+        ),
+        (
+            {"labels": "f.csv", "field": "a", "buffer_m": float("inf")},
+            "buffer_m`: .*finite",
+        ),
+        ({"scale": "2x"}, "scenes.0.scale"),
+    ],
+)
+def test_a_scene_that_cannot_be_is_refused(edit, change, message):
+    with pytest.raises(DataError, match=message):
+        read_manifest(edit(lambda document: document["scenes"][0].update(change)))
+
+
+def test_all_keys_of_a_scene_are_read(edit):
+    entry = {
+        "name": "east",
+        "image": ["B02.tif", "B03.tif"],
+        "bands": ["green", "blue"],
+        "nodata": float("nan"),
+        "scale": [0.1, 0.2],
+        "offset": -3,
+        "labels": "f.gpkg",
+        "layer": "parcels",
+        "field": "crop",
+        "filter": {"year": [2016, "2017"], "kind": "a"},
+        "all_touched": True,
+    }
+
+    (scene,) = read_manifest(
+        edit(lambda document: document.update(scenes=[entry]))
+    ).scenes
+
+    assert scene.image == ("B02.tif", "B03.tif")
+    assert scene.scale == (0.1, 0.2)
+    assert scene.offset == -3
+    assert scene.nodata != scene.nodata
+    assert scene.filter == {"year": (2016, "2017"), "kind": "a"}
+    assert scene.model_dump(exclude={"nodata", "image", "scale", "filter"}) == {
+        "name": "east",
+        "bands": ("green", "blue"),
+        "offset": -3,
+        "labels": "f.gpkg",
+        "layer": "parcels",
+        "field": "crop",
+        "all_touched": True,
+        "alpha_is_band": False,
+        "trust_sidecars": False,
+        "edge_buffer_m": 0,
+        "buffer_m": 0,
+        "resample_labels": False,
+        "date": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"folds": 1, "block_m": 320}, "split.folds`: .*greater than or equal to 2"),
+        ({"folds": 5, "fold": 5, "block_m": 320}, "`fold` 5 is not one of 0 to 4"),
+        ({"folds": 5}, "needs `block_m`"),
+        ({"folds": 5, "block_m": 320, "test": 0.2}, "`folds` and `train`, .* do not"),
+        ({"folds": 5, "regions": "a.gpkg"}, "`regions` and `folds` do not go together"),
+        ({"folds": 5, "block_m": float("inf")}, "split.block_m`: .*finite"),
+    ],
+)
+def test_folds_that_cannot_be_are_refused(edit, change, message):
+    with pytest.raises(DataError, match=message):
+        read_manifest(edit(lambda document: document.update(split=change)))
+
+
+@pytest.mark.parametrize(
+    "ids", [(0, 1, 2, None), (0, 1, 2, 4), (1, 2, 3, 4), (0, 0, 1, 2)]
+)
+def test_ids_count_all_classes_from_zero(edit, ids):
+    def change(document):
+        for entry, class_id in zip(document["classes"], ids, strict=True):
+            entry["id"] = class_id
+
+    with pytest.raises(DataError, match="give all classes an `id`, 0 to 3, or none"):
+        read_manifest(edit(change))
+
+
+@pytest.mark.parametrize(
+    ("derived", "message"),
+    [
+        ({"red": "nir * 2"}, "`red` is in `bands` and in `derived`"),
+        ({"ndvi": "(nir - rde) / nir"}, "rde"),
+        ({"ndvi": "__import__('os')"}, "derived|manifest"),
+        ({"a": "nir * 2", "b": "a + 1"}, "`?a`?"),
+    ],
+)
+def test_a_derived_band_that_cannot_be_is_refused(edit, derived, message):
+    with pytest.raises(DataError, match=message):
+        read_manifest(edit(lambda document: document.update(derived=derived)))
+
+
+def test_label_values_are_compared_by_their_text(edit):
+    def change(document):
+        document["classes"][0]["values"] = ["22"]
+
+    with pytest.raises(DataError, match="label value '22' stands there more than once"):
+        read_manifest(edit(change))
+
+
+@pytest.mark.parametrize("name", ["a.gpkg", "A.SHP", "b.c.GeoJSON", "x/y.parquet"])
+def test_labels_that_are_polygons_are_told_by_their_ending(name):
+    assert is_vector_file(name)
+    assert not is_vector_file(f"{name}.tif")

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
-import shapely
 from affine import Affine
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from rasterio.crs import CRS
-from rasterio.warp import transform as transform_points
 from scipy.spatial import cKDTree
 
-from cropseg.errors import DataError, DataFileNotFoundError
+from cropseg.errors import DataError
 from cropseg.sites.grid import Grid, Window
-from cropseg.sites.site import open_site
 from cropseg.sites.split import (
     NO_PART,
-    PARTS,
     BlockSplit,
+    FoldSplit,
     NoSplit,
-    RegionSplit,
-    read_block_ids,
+    index_blocks,
+    locate_blocks,
 )
 
 TRAIN, VAL, TEST = range(3)
@@ -48,7 +43,22 @@ def make_split(**changes):
     return BlockSplit(**(values | changes))
 
 
+def make_fold(**changes):
+    values = {"block_m": 96, "gap_m": 0, "folds": 5, "fold": 0, "seed": 0}
+    return FoldSplit(**(values | changes))
+
+
+def number_pixels(split, grid, window):
+    """Return the number of every pixel's block."""
+    numbers, places = index_blocks(split, grid, window)
+    return numbers[places]
+
+
+makers = st.sampled_from([make_split, make_fold])
+
+
 @given(
+    make=makers,
     kind=kinds,
     seed=seeds,
     rows=st.integers(-50, 50),
@@ -58,9 +68,9 @@ def make_split(**changes):
 )
 @quick
 def test_a_shifted_scene_keeps_the_parts_of_common_pixels(
-    kind, seed, rows, cols, x, gap_m
+    make, kind, seed, rows, cols, x, gap_m
 ):
-    split = make_split(seed=seed, gap_m=gap_m)
+    split = make(seed=seed, gap_m=gap_m)
     grid = make_grid(kind, x=x + 0.3)
     moved_window = Window(row=rows, col=cols, height=90, width=70)
     moved = Grid(
@@ -130,7 +140,7 @@ def test_a_block_lies_whole_in_one_part(kind):
 
     parts = split.read_parts(grid, grid.window)
 
-    ids = read_block_ids(split, grid, grid.window)
+    ids = number_pixels(split, grid, grid.window)
     assert len(np.unique(ids)) > 25
     for block in np.unique(ids):
         assert len(np.unique(parts[ids == block])) == 1
@@ -153,16 +163,18 @@ def locate(grid, window):
     return np.stack(grid.locate_pixels(window), axis=-1)
 
 
-@given(kind=kinds, seed=seeds, gap_m=st.sampled_from([1, 8, 25, 50, 96]))
+@given(make=makers, kind=kinds, seed=seeds, gap_m=st.sampled_from([1, 8, 25, 50, 96]))
 @quick
-def test_no_train_pixel_lies_within_the_gap_of_a_val_or_test_pixel(kind, seed, gap_m):
+def test_no_train_pixel_lies_within_the_gap_of_a_val_or_test_pixel(
+    make, kind, seed, gap_m
+):
     grid = make_grid(kind)
     around = grid.window.grow(15)
     inside = grid.window.slices_in(around)
     places = locate(grid, around)
-    before = make_split(seed=seed).read_parts(grid, around)
+    before = make(seed=seed).read_parts(grid, around)
 
-    after = make_split(seed=seed, gap_m=gap_m).read_parts(grid, grid.window)
+    after = make(seed=seed, gap_m=gap_m).read_parts(grid, grid.window)
 
     for part in (TRAIN, VAL):
         stricter = places[(before > part)]
@@ -212,7 +224,7 @@ def test_blocks_are_metres_where_the_crs_is_in_feet():
     assert (parts == expected).mean() > 0.999
 
 
-@pytest.mark.parametrize("read", [BlockSplit.read_parts, read_block_ids])
+@pytest.mark.parametrize("read", [BlockSplit.read_parts, index_blocks])
 def test_blocks_in_a_geographic_crs_are_refused(read):
     grid = make_grid(crs=CRS.from_epsg(4326))
 
@@ -226,10 +238,82 @@ def test_block_ids_are_the_squares_of_the_crs(kind):
     x, y = grid.locate_pixels(grid.window)
     squares = np.stack([y // 96, x // 96], axis=-1).reshape(-1, 2)
 
-    ids = read_block_ids(make_split(), grid, grid.window).ravel()
+    ids = number_pixels(make_split(), grid, grid.window).ravel()
 
     pairs = np.unique(np.column_stack([squares, ids]), axis=0)
     assert len(pairs) == len(np.unique(squares, axis=0)) == len(np.unique(ids))
+
+
+@given(row=st.integers(-(10**6), 10**6), col=st.integers(-(2**23), 2**23 - 1))
+def test_row_and_column_of_a_block_are_found_in_its_number(row, col):
+    rows, cols = locate_blocks(np.array([row * 2**24 + col]))
+
+    assert (rows.tolist(), cols.tolist()) == ([row], [col])
+
+
+@given(kind=kinds, x=st.integers(-900, 900), y=st.integers(-900, 900))
+@quick
+def test_the_row_and_column_of_a_block_are_where_its_pixels_lie(kind, x, y):
+    grid = make_grid(kind, x=x, y=y)
+    east, north = grid.locate_pixels(grid.window)
+
+    row, col = locate_blocks(number_pixels(make_split(), grid, grid.window))
+
+    assert ((east >= col * 96) & (east < (col + 1) * 96)).all()
+    assert ((north >= row * 96) & (north < (row + 1) * 96)).all()
+
+
+@given(kind=kinds, seed=seeds, folds=st.integers(2, 11), gap_m=st.sampled_from([0, 20]))
+@quick
+def test_every_pixel_is_for_the_test_in_just_one_fold(kind, seed, folds, gap_m):
+    grid = make_grid(kind)
+    parts = np.stack(
+        [
+            make_fold(folds=folds, fold=fold, seed=seed, gap_m=gap_m).read_parts(
+                grid, grid.window
+            )
+            for fold in range(folds)
+        ]
+    )
+
+    assert ((parts == TEST).sum(axis=0) == 1).all()
+    assert set(np.unique(parts)) <= {TRAIN, TEST, NO_PART}
+    assert gap_m or NO_PART not in parts
+    ids = number_pixels(make_fold(folds=folds), grid, grid.window)
+    for block in np.unique(ids):
+        assert len(np.unique(parts[:, ids == block] == TEST, axis=1).T) == 1
+
+
+@pytest.mark.parametrize("folds", [2, 3, 5, 8])
+def test_every_row_and_column_of_a_square_has_every_fold(folds):
+    transform = Affine.translation(-700 * folds, 0) @ Affine.scale(100, -100)
+    size = 3 * folds
+    grid = Grid(height=size, width=size, transform=transform, crs=CRS.from_epsg(32614))
+    for fold in range(folds):
+        split = make_fold(block_m=100, folds=folds, fold=fold)
+        is_test = split.read_parts(grid, grid.window) == TEST
+        squares = is_test.reshape(3, folds, 3, folds)
+        assert (squares.sum(axis=1) == 1).all()
+        assert (squares.sum(axis=3) == 1).all()
+
+
+def test_folds_do_not_repeat_and_change_with_the_seed():
+    transform = Affine.scale(96, -96)
+    grid = Grid(height=15, width=10, transform=transform, crs=CRS.from_epsg(32614))
+
+    first, second = (
+        make_fold(seed=seed).read_parts(grid, grid.window) for seed in (0, 1)
+    )
+
+    squares = first.reshape(3, 5, 2, 5).transpose(0, 2, 1, 3).reshape(6, 25)
+    assert len(np.unique(squares, axis=0)) == 6
+    assert (first != second).mean() > 0.1
+
+
+@pytest.mark.parametrize(("folds", "fold"), [(1, 0), (0, 0), (5, 5), (5, -1)])
+def test_a_fold_that_is_not_there_is_refused(folds, fold):
+    with pytest.raises(DataError, match=f"fold {fold} of {folds} folds"):
+        make_fold(folds=folds, fold=fold)
 
 
 def test_without_a_split_no_pixel_is_in_a_part():
@@ -239,101 +323,3 @@ def test_without_a_split_no_pixel_is_in_a_part():
 
     assert parts.shape == (3, 4)
     assert (parts == NO_PART).all()
-
-
-@pytest.mark.parametrize("turn", [{}, {"degrees": 30}, {"south_up": True}])
-def test_regions_in_another_crs_hold_the_pixels_whose_centre_they_hold(
-    tmp_path, make_site, turn
-):
-    site = open_site(make_site(tmp_path, split="regions", **turn))
-    grid = site.scenes[0].grid
-    x, y = (axis.ravel() for axis in grid.locate_pixels(grid.window))
-    lon, lat = transform_points(grid.crs, "EPSG:4326", x, y)
-    expected = np.full(len(lon), NO_PART)
-    for feature in json.loads((tmp_path / "split.geojson").read_text())["features"]:
-        polygon = shapely.geometry.shape(feature["geometry"])
-        part = PARTS.index(feature["properties"]["part"])
-        expected[shapely.contains_xy(polygon, lon, lat)] = part
-    expected = expected.reshape(grid.height, grid.width)
-
-    parts = site.split.read_parts(grid, grid.window)
-
-    assert {TRAIN, VAL, TEST} <= set(np.unique(parts))
-    assert (parts != expected).mean() < 1e-3
-    window = Window(row=20, col=100, height=50, width=90)
-    np.testing.assert_array_equal(
-        site.split.read_parts(grid, window), parts[window.slices_in(grid.window)]
-    )
-
-
-def test_a_pixel_outside_all_regions_is_in_no_part(tmp_path, make_site):
-    path = make_site(tmp_path, split="regions")
-    edit_regions(tmp_path / "split.geojson", lambda features: features.pop(1))
-
-    site = open_site(path)
-    grid = site.scenes[0].grid
-    parts = site.split.read_parts(grid, grid.window)
-
-    assert (parts[:, 130:177] == NO_PART).all()
-    assert (parts[:, :126] == TRAIN).all()
-    assert (parts[:, 182:] == TEST).all()
-
-
-def edit_regions(path, change):
-    document = json.loads(path.read_text())
-    change(document["features"])
-    path.write_text(json.dumps(document))
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda f: f[0]["properties"].update(part="practice"), "parts .*'practice'"),
-        (lambda f: [item["properties"].pop("part") for item in f], "a field `part`"),
-        (lambda f: f[0]["properties"].update(part=None), "a field `part`"),
-        (lambda f: f[0].update(geometry=None), "a polygon in every row"),
-        (lambda f: f.clear(), "a field `part`"),
-    ],
-)
-def test_regions_that_cannot_be_are_refused(tmp_path, make_site, change, message):
-    make_site(tmp_path, split="regions")
-    path = tmp_path / "split.geojson"
-    edit_regions(path, change)
-    grid = make_grid()
-
-    with pytest.raises(DataError, match=message):
-        RegionSplit(regions_path=path, block_m=96).read_parts(grid, grid.window)
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.geojson", "hello", "no readable vector file"),
-        ("a.csv", "a\n1\n", "needs a field `part`"),
-        ("a.csv", "part,a\ntrain,1\n", "needs a CRS"),
-    ],
-)
-def test_a_file_without_polygons_is_refused(tmp_path, name, text, message):
-    path = tmp_path / name
-    path.write_text(text)
-    grid = make_grid()
-
-    with pytest.raises(DataError, match=message):
-        RegionSplit(regions_path=path, block_m=96).read_parts(grid, grid.window)
-
-
-def test_a_missing_region_file_is_named_when_the_site_is_opened(tmp_path, make_site):
-    path = make_site(tmp_path, split={"regions": "areas.geojson"})
-
-    with pytest.raises(DataFileNotFoundError, match=r"areas\.geojson, which `split`"):
-        open_site(path)
-
-
-def test_regions_that_are_edited_are_read_again(tmp_path, make_site):
-    site = open_site(make_site(tmp_path, split="regions"))
-    grid = site.scenes[0].grid
-    assert VAL in site.split.read_parts(grid, grid.window)
-
-    edit_regions(tmp_path / "split.geojson", lambda features: features.pop(1))
-
-    assert VAL not in site.split.read_parts(grid, grid.window)

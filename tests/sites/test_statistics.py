@@ -7,10 +7,10 @@ import pytest
 import rasterio
 
 from cropseg.errors import DataError
+from cropseg.sites.scan import find_unnamed_labels
 from cropseg.sites.site import open_site
 from cropseg.sites.split import NO_PART, PARTS
 from cropseg.sites.statistics import (
-    find_unnamed_labels,
     require_trainable,
     survey_site,
 )

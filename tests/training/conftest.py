@@ -1,10 +1,8 @@
-"""A small site, and one short training of it that many tests look at."""
+"""One short training of area 1 that many tests look at."""
 
 from __future__ import annotations
 
 import pytest
-
-from cropseg.sites.site import open_site
 
 SETTINGS = {
     "architecture": "unet",
@@ -18,12 +16,8 @@ SETTINGS = {
 
 @pytest.fixture(scope="session")
 def settings():
+    """Return the settings of a short training, in place of those of a transfer."""
     return dict(SETTINGS)
-
-
-@pytest.fixture(scope="session")
-def area_1(make_site, tmp_path_factory):
-    return open_site(make_site(tmp_path_factory.mktemp("sites") / "area_1"))
 
 
 @pytest.fixture(scope="session")
