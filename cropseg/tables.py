@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,21 +10,26 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cropseg.checks.report import CheckReport
 from cropseg.models.card import Card
-from cropseg.sites.check import CheckReport
 from cropseg.sites.split import PARTS
 from cropseg.transfer.plan import ALL, PIXEL_FOREST, PLANS
 
 if TYPE_CHECKING:
     from cropseg.models.weight_report import WeightReport
 
+_MAX_FILES = 20
+_NUM_BARS = 16
+_BARS = " ▁▂▃▄▅▆▇█"
 _LEVEL_STYLES = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 
 
-def _table(*columns: str, title: str = "") -> Table:
+def _table(*columns: str, title: str = "", fold_first: bool = False) -> Table:
+    """Return a table. With `fold_first` only names get narrow, and no number."""
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right")
+    table.add_column(columns[0], overflow="fold" if fold_first else "ellipsis")
+    for column in columns[1:]:
+        table.add_column(column, justify="right", no_wrap=fold_first)
     return table
 
 
@@ -32,26 +38,108 @@ def _number(value: float | None, digits: int = 3) -> str:
 
 
 def show_check(console: Console, report: CheckReport) -> None:
-    """Show what a check found."""
-    site, survey = report.site, report.survey
-    console.print(
-        f"{site.name}: {len(site.scenes)} scene(s), {len(site.bands)} bands, "
-        f"{len(site.classes)} classes, GSD {site.gsd_m:.4g} m",
-        markup=False,
-    )
-    if survey:
-        table = _table("class", *PARTS, title="labelled pixels")
-        for name, pixels in zip(
-            site.classes.names, survey.class_pixels.T.tolist(), strict=True
-        ):
-            table.add_row(escape(name), *(f"{count:,}" for count in pixels))
-        console.print(table)
-        console.print(f"no data: {survey.nodata_share:.1%} of the pixels")
+    """Show what a check found: files, bands, classes, then the findings."""
+    site = report.site
+    if site is not None:
+        console.print(
+            f"{site.name}: {len(site.scenes)} scene(s), {len(site.bands)} bands, "
+            f"{len(site.classes)} classes, GSD {site.gsd_m:.4g} m, "
+            f"{site.scenes[0].grid.crs.to_string()}",
+            markup=False,
+        )
+        _show_files(console, report)
+        _show_bands(console, report)
+        _show_classes(console, report)
+        _show_distance(console, report)
+    if report.survey:
+        console.print(f"no data: {report.survey.nodata_share:.1%} of the pixels")
     for finding in report.findings:
         style = _LEVEL_STYLES[finding.level]
         text = escape(f"{finding.message} {finding.remedy}".strip())
         console.print(f"[{style}]{finding.level}[/] {finding.code}: {text}")
     console.print("ok" if report.is_ok else "not ok", style="bold")
+
+
+def _show_files(console: Console, report: CheckReport) -> None:
+    names = ("role", "rows", "columns", "GSD m", "bands", "type", "MB")
+    table = _table("file", *names, fold_first=True)
+    for file in report.files[:_MAX_FILES]:
+        header = file.header
+        details = [""] * 6
+        if header is not None:
+            details = [
+                f"{header.grid.height:,}",
+                f"{header.grid.width:,}",
+                f"{header.grid.gsd_m:.4g}" if header.grid.crs else "-",
+                str(header.num_bands),
+                header.file_dtype,
+                f"{header.size_bytes / 1e6:,.2f}",
+            ]
+        table.add_row(escape(Path(file.path).name), file.role, *details)
+    console.print(table)
+    if len(report.files) > _MAX_FILES:
+        console.print(f"and {len(report.files) - _MAX_FILES} more files")
+
+
+def _show_bands(console: Console, report: CheckReport) -> None:
+    if not report.bands:
+        return
+    distances = {}
+    if report.distance:
+        distances = {
+            band.name: f"{band.distance:.2f} {band.level}"
+            for band in report.distance.bands.distances
+        }
+    names = ["band", "lowest", "mean", "std", "highest"]
+    table = _table(
+        *names, *(["distance"] if distances else []), "histogram", fold_first=True
+    )
+    for band in report.bands:
+        row = [f"{v:,.5g}" for v in (band.lowest, band.mean, band.std, band.highest)]
+        if distances:
+            row.append(distances.get(band.name, "-"))
+        table.add_row(escape(band.name), *row, _draw_bars(band.bin_shares))
+    console.print(table)
+
+
+def _draw_bars(shares: Sequence[float]) -> str:
+    """Return a histogram in sixteen characters."""
+    step = len(shares) // _NUM_BARS
+    sums = [sum(shares[i : i + step]) for i in range(0, len(shares), step)]
+    highest = max(sums) or 1.0
+    return "".join(_BARS[round(s / highest * (len(_BARS) - 1))] for s in sums)
+
+
+def _show_classes(console: Console, report: CheckReport) -> None:
+    rows = report.list_classes()
+    if not rows or report.survey is None:
+        return
+    columns = [column for part in PARTS for column in (f"{part} px", "ha")]
+    table = _table("class", *columns, title="labels in each part", fold_first=True)
+    for item in rows:
+        cells = []
+        for part in PARTS:
+            cells += [f"{item[part]['pixels']:,}", f"{item[part]['ha']:,.1f}"]
+        table.add_row(escape(item["name"]), *cells)
+    console.print(table)
+    if not report.survey.fields:
+        return
+    table = _table("class", *PARTS, title="fields in each part", fold_first=True)
+    for item in rows:
+        cells = [f"{item[part]['fields']:,}" for part in PARTS]
+        table.add_row(escape(item["name"]), *cells)
+    console.print(table)
+
+
+def _show_distance(console: Console, report: CheckReport) -> None:
+    if not report.distance or not report.distance.class_shares:
+        return
+    title = f"class shares against {report.distance.reference}"
+    table = _table("class", "there", "here", "change", title=title, fold_first=True)
+    for item in report.distance.class_shares.changes:
+        shares = (f"{item.source_share:.1%}", f"{item.target_share:.1%}")
+        table.add_row(escape(item.name), *shares, f"{item.change:+.1%}")
+    console.print(table)
 
 
 def show_scores(console: Console, scores: dict[str, Any], part: str) -> None:

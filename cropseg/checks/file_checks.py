@@ -1,0 +1,138 @@
+"""What the files of a site say of themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from cropseg.checks.findings import Finding
+from cropseg.checks.report import FileReport
+from cropseg.errors import CropsegError
+from cropseg.sites.labels import FieldLabels
+from cropseg.sites.location import Location
+from cropseg.sites.raster import find_unwritten_blocks
+from cropseg.sites.site import Site
+
+
+def describe_files(site: Site) -> Iterator[FileReport]:
+    """Yield what each file of a site says about itself."""
+    for scene in site.scenes:
+        for file in scene.image.files:
+            yield FileReport(
+                path=str(file.location),
+                role="image",
+                scene=scene.name,
+                header=file.header,
+            )
+        if scene.labels is not None and not isinstance(scene.labels, FieldLabels):
+            yield FileReport(
+                path=str(scene.labels.path),
+                role="labels",
+                scene=scene.name,
+                header=scene.labels.header,
+            )
+        elif scene.labels is not None:
+            yield FileReport(
+                path=str(scene.labels.path),
+                role="labels",
+                scene=scene.name,
+                header=None,
+            )
+
+
+def check_files(site: Site) -> list[Finding]:
+    """Find unwritten blocks, palettes, names of bands that contradict the manifest."""
+    findings: list[Finding] = []
+    for scene in site.scenes:
+        for file in scene.image.files:
+            header = file.header
+            findings += _check_blocks(file.location)
+            if header.has_palette:
+                findings.append(
+                    Finding(
+                        level="warning",
+                        code="image-palette",
+                        message=f"{file.location.name} has a palette: its values are "
+                        "numbers of colours, no brightness.",
+                        remedy="Expand it with `gdal_translate -expand rgb`.",
+                        path=str(file.location),
+                    )
+                )
+        if scene.labels is not None and not isinstance(scene.labels, FieldLabels):
+            findings += _check_blocks(scene.labels.path)
+        findings += _check_band_names(scene.name, scene.band_names, scene.image.files)
+        if scene.image.is_resampled:
+            native = scene.image.native_grid
+            findings.append(
+                Finding(
+                    level="note",
+                    code="resampled",
+                    message=f"{scene.name} is resampled from {native.gsd_m:.4g} m in "
+                    f"{native.crs.to_string()} to {scene.grid.gsd_m:.4g} m in "
+                    f"{scene.grid.crs.to_string()}.",
+                    path=str(scene.image_path),
+                )
+            )
+    return findings
+
+
+def _check_blocks(location: Location) -> list[Finding]:
+    try:
+        blocks = find_unwritten_blocks(location)
+    except CropsegError:  # reading says so in its own words
+        return []
+    if not blocks.num_unwritten:
+        return []
+    share = blocks.num_unwritten / blocks.num_blocks
+    return [
+        Finding(
+            level="note" if blocks.looks_sparse else "error",
+            code="blocks-left-out" if blocks.looks_sparse else "blocks-unwritten",
+            message=f"{location.name} lacks {blocks.num_unwritten:,} of its "
+            f"{blocks.num_blocks:,} blocks ({share:.0%}); they read as no data or 0.",
+            remedy=""
+            if blocks.looks_sparse
+            else "Its writer seems to have been stopped. Write or copy it again.",
+            path=str(location),
+        )
+    ]
+
+
+def _check_band_names(
+    scene_name: str, names: Sequence[str], files: Sequence[Any]
+) -> list[Finding]:
+    """Compare the manifest's names with what the file calls its bands."""
+    said = [name.lower() for file in files for name in file.header.band_names]
+    if len(said) != len(names):
+        said = [name.lower() for name in files[0].header.band_names]
+    given = [name.lower() for name in names]
+    if len(said) == len(given) and said != given and sorted(said) == sorted(given):
+        return [
+            Finding(
+                level="error",
+                code="bands-order",
+                message=f"The file of {scene_name} calls its bands {', '.join(said)}, "
+                f"the manifest {', '.join(names)}.",
+                remedy="Name the bands in the order of the file.",
+                path=str(files[0].location),
+            )
+        ]
+    colors = [name for file in files for name in file.header.color_names]
+    rgb = {"red", "green", "blue"}
+    wrong = [
+        f"band {place} is {color}, the manifest says {name}"
+        for place, (color, name) in enumerate(zip(colors, given, strict=False), start=1)
+        if color in rgb and name in rgb and color != name
+    ]
+    if wrong:
+        return [
+            Finding(
+                level="warning",
+                code="bands-color",
+                message=f"Colours in the file of {scene_name} contradict the manifest: "
+                f"{'; '.join(wrong)}.",
+                remedy="See in a picture which of the two is right.",
+                path=str(files[0].location),
+            )
+        ]
+    return []

@@ -1,0 +1,30 @@
+"""Findings: what a person should know of a site, and what to do about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+LEVELS: Final = ("error", "warning", "note")
+"""Levels of a finding, the most severe first. With an error a site is not ok."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One thing that a person should know of a site."""
+
+    level: str
+    """One of `LEVELS`."""
+    code: str
+    """A short name that does not change."""
+    message: str
+    """What was found."""
+    remedy: str = ""
+    """What to do."""
+    path: str = ""
+    """The file that it was found in."""
+
+
+def sort_findings(findings: list[Finding]) -> tuple[Finding, ...]:
+    """Return findings with the most severe first."""
+    return tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level)))
