@@ -24,6 +24,8 @@ from cropseg.errors import (
 )
 from cropseg.inference import predict, writer
 from cropseg.inference.predict import predict_scenes
+from cropseg.sites.imagery import open_image
+from cropseg.sites.manifest import SceneEntry
 
 TILE = 64
 
@@ -282,23 +284,56 @@ def test_a_scene_of_other_bands_is_refused(scenes, map_scenes, rewrite, out_dir)
     assert not out_dir.exists()
 
 
-@pytest.mark.parametrize(("factor", "fits"), [(1.08, True), (1.2, False), (0.8, False)])
-def test_a_scene_may_differ_by_a_tenth_in_gsd(
-    factor, fits, scenes, map_scenes, rewrite
+@pytest.mark.parametrize("factor", [0.7, 1.3])
+def test_a_scene_of_another_gsd_is_mapped_at_the_model_s_and_brought_back(
+    factor, scenes, map_scenes, rewrite, tmp_path, out_dir, site
 ):
-    scale = Affine.translation(6e5, 5e6) @ Affine.scale(10 * factor, -8 * factor)
-    rewrite(scenes[0], transform=scale)
-    if fits:
-        assert map_scenes(scenes[:1])[0].exists()
-        return
-    with pytest.raises(ModelError, match=r"trained at 8\.944 m") as error:
+    where = Affine(10, 0, 600_005, 0, -8, 5_200_003) @ Affine.scale(factor)
+    rewrite(scenes[0], transform=where)
+    image = open_image(
+        SceneEntry(image=str(scenes[0])), tmp_path, crs=None, gsd_m=site.gsd_m
+    )
+    with image.open() as source:
+        pixels = source.read(image.grid.window, range(5))
+    values = np.where(pixels.valid[..., None], pixels.values, np.nan)
+    at_gsd = {"transform": image.grid.transform, "nodata": np.nan}
+    resampled = rewrite(scenes[1], lambda _: values.astype("float32"), **at_gsd)
+
+    found, expected = map(read_map, map_scenes([scenes[0], resampled]))
+
+    with rasterio.open(scenes[0]) as scene:
+        invalid = (scene.read() == -9999).any(axis=0)
+    with rasterio.open(out_dir / "scene_0_classes.tif") as dataset:
+        assert dataset.transform.almost_equals(where, 1e-9)
+    x, y = image.native_grid.locate_pixels(image.native_grid.window)
+    inverse = ~image.grid.transform
+    cols, rows = (
+        np.floor(inverse.a * x + inverse.c),
+        np.floor(inverse.e * y + inverse.f),
+    )
+    nearest = expected[rows.astype(int), cols.astype(int)]
+    assert found.shape == (67, 103)
+    assert len(np.unique(found)) >= 3
+    assert (found == nearest)[~invalid].mean() > 0.97  # others lie at an edge
+    np.testing.assert_array_equal(
+        found[~invalid & (nearest != 255)], nearest[~invalid & (nearest != 255)]
+    )
+    np.testing.assert_array_equal(found == 255, invalid)
+
+
+def test_a_scene_in_degrees_cannot_be_brought_to_the_model_s_gsd(
+    scenes, map_scenes, rewrite
+):
+    place = Affine(2e-4, 0, -97.7, 0, -2e-4, 46.9)
+    rewrite(scenes[0], transform=place, crs="EPSG:4326")
+    with pytest.raises(ModelError, match=r"trained at 8\.944 m.*Reproject") as error:
         map_scenes(scenes[:1])
     assert error.value.exit_code == 4
 
 
 def test_a_scene_without_a_crs_is_refused(scenes, map_scenes, rewrite):
     rewrite(scenes[0], crs=None)
-    with pytest.raises(ModelError, match="has no CRS"):
+    with pytest.raises(DataError, match="has no CRS"):
         map_scenes(scenes[:1])
 
 
