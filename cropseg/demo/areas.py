@@ -10,9 +10,11 @@ import numpy as np
 import rasterio
 from affine import Affine
 from numpy.typing import NDArray
+from rasterio import features
 from rasterio.enums import ColorInterp
 from rasterio.errors import RasterioError
 from rasterio.io import DatasetWriter
+from scipy import ndimage
 
 from cropseg.demo.crops import AREA_1, AREA_2, BANDS, Area
 from cropseg.demo.farmland import GSD_M, NODATA, UNKNOWN, Farmland, draw_farmland
@@ -39,7 +41,8 @@ def write_areas(out_dir: Path, *, seed: int, size_px: int = 768) -> tuple[Path, 
 
     Args:
         out_dir: Where the folders `area_1` and `area_2` belong. Each gets
-            `scene.tif`, `labels.tif` and `manifest.yaml`.
+            `scene.tif`, labels and `manifest.yaml`. Those of area 1 are a raster,
+            those of area 2 polygons in another CRS, and its GSD is 0.4 m.
         seed: From 0. Decides everything that is random.
         size_px: Height of an area in pixels of 0.5 m, a multiple of 128 from 256.
             It is 128 pixels wider than high.
@@ -76,7 +79,10 @@ def _write_area(
         area, height_px=size_px, width_px=size_px + BLOCK_PX, rng=rng
     )
     _write_scene(out_dir / "scene.tif", farmland, area)
-    _write_labels(out_dir / "labels.tif", farmland, area)
+    if area.fields_crs is None:
+        _write_labels(out_dir / "labels.tif", farmland, area)
+    else:
+        _write_fields(out_dir / "fields.gpkg", farmland, area)
     # The manifest comes last: where it stands, the files that it names do.
     manifest_path = out_dir / "manifest.yaml"
     write_yaml(manifest_path, _describe_site(area))
@@ -84,17 +90,25 @@ def _write_area(
 
 
 def _describe_site(area: Area) -> dict[str, Any]:
+    by_name = area.fields_crs is not None
+    scene = {"image": "scene.tif", "labels": "labels.tif"}
+    if by_name:
+        scene |= {"labels": "fields.gpkg", "field": "crop"}
     return {
         "site": area.name,
         "sensor": "made up",
         "bands": list(BANDS),
         "gsd_m": GSD_M,
         "classes": [
-            {"name": growth.crop.name, "color": growth.crop.color, "values": [value]}
+            {
+                "name": growth.crop.name,
+                "color": growth.crop.color,
+                "values": [growth.crop.name if by_name else value],
+            }
             for value, growth in enumerate(area.growths, start=1)
         ],
-        "ignore": [UNKNOWN],
-        "scenes": [{"image": "scene.tif", "labels": "labels.tif"}],
+        "ignore": [] if by_name else [UNKNOWN],
+        "scenes": [scene],
         "split": {
             "block_m": BLOCK_PX * GSD_M,
             "gap_m": 0,
@@ -110,7 +124,31 @@ def _write_scene(path: Path, farmland: Farmland, area: Area) -> None:
         raster.descriptions = BANDS
         raster.colorinterp = tuple(ColorInterp[name] for name in BANDS)
 
-    _write_raster(path, np.moveaxis(farmland.image, -1, 0), area, describe=describe)
+    image = _photograph(farmland.image, area.camera_gsd_m)
+    _write_raster(path, np.moveaxis(image, -1, 0), area, describe=describe)
+
+
+def _photograph(image: NDArray[np.uint16], gsd_m: float) -> NDArray[np.uint16]:
+    """Return the image as a camera with that GSD records it."""
+    if gsd_m == GSD_M:
+        return image
+    rows, cols = (
+        (np.arange(round(size * GSD_M / gsd_m)) + 0.5) * gsd_m / GSD_M - 0.5
+        for size in image.shape[:2]
+    )
+    places = np.meshgrid(rows, cols, indexing="ij")
+    finer = [
+        ndimage.map_coordinates(
+            band.astype(np.float32), places, order=1, mode="nearest"
+        )
+        for band in np.moveaxis(image, -1, 0)
+    ]
+    recorded = ndimage.map_coordinates(
+        (image[..., 0] != NODATA).astype(np.uint8), places, order=0, mode="nearest"
+    )
+    values = np.rint(np.stack(finer, axis=-1)).clip(1, 65535).astype(np.uint16)
+    values[recorded == 0] = NODATA
+    return values
 
 
 def _write_labels(path: Path, farmland: Farmland, area: Area) -> None:
@@ -126,6 +164,37 @@ def _write_labels(path: Path, farmland: Farmland, area: Area) -> None:
     _write_raster(path, farmland.labels[None], area, describe=describe)
 
 
+def _write_fields(path: Path, farmland: Farmland, area: Area) -> None:
+    """Write the labels as polygons with the name of the crop."""
+    import geopandas
+    from shapely.geometry import shape
+
+    place = _place(area, GSD_M)
+    found = features.shapes(
+        farmland.labels, farmland.labels != UNKNOWN, transform=place
+    )
+    polygons, names = [], []
+    for polygon, value in found:
+        polygons.append(shape(polygon))
+        names.append(area.growths[int(value) - 1].crop.name)
+    fields = geopandas.GeoDataFrame({"crop": names}, geometry=polygons, crs=CRS)
+
+    def verify(part: Path) -> None:
+        if len(geopandas.read_file(part)) != len(fields):
+            raise ResourceError(
+                f"Wrote {path}, but what was read back differs. "
+                "See whether the disk is full or broken."
+            )
+
+    with write_whole(path, verify=verify) as part:
+        fields.to_crs(area.fields_crs).to_file(part, driver="GPKG", layer="fields")
+
+
+def _place(area: Area, gsd_m: float) -> Affine:
+    easting_m, northing_m = area.origin_m
+    return Affine(gsd_m, 0, easting_m, 0, -gsd_m, northing_m)
+
+
 def _write_raster(
     path: Path,
     pixels: NDArray[np.uint16] | NDArray[np.uint8],
@@ -135,7 +204,6 @@ def _write_raster(
 ) -> None:
     """Write `(C, H, W)` pixels as a tiled GeoTIFF and read all of them back."""
     num_bands, height_px, width_px = pixels.shape
-    easting_m, northing_m = area.origin_m
     profile = {
         "driver": "GTiff",
         "count": num_bands,
@@ -143,7 +211,7 @@ def _write_raster(
         "width": width_px,
         "dtype": pixels.dtype,
         "crs": CRS,
-        "transform": Affine(GSD_M, 0, easting_m, 0, -GSD_M, northing_m),
+        "transform": _place(area, area.camera_gsd_m),
         "tiled": True,
         "blockxsize": BLOCK_PX,
         "blockysize": BLOCK_PX,

@@ -76,6 +76,10 @@ class Area:
     """How high the sun stands over the horizon."""
     nodata_edge: tuple[float, float, float]
     """Nothing was recorded where `a * x + b * y > c`; x and y run from 0 to 1."""
+    camera_gsd_m: float
+    """Ground sampling distance of the image that is written."""
+    fields_crs: str | None
+    """CRS of the polygons that label it, or None where its labels are a raster."""
     origin_m: tuple[float, float]
     """Easting and northing of the upper left corner, multiples of the block."""
 
@@ -166,6 +170,8 @@ AREA_1: Final = Area(
     sun_azimuth_deg=152,
     sun_elevation_deg=54,
     nodata_edge=(1.0, -0.8, 0.68),
+    camera_gsd_m=0.5,
+    fields_crs=None,
     origin_m=(64 * 6438, 64 * 84390),
 )
 """Brown soil before noon in early summer. The upper right corner is missing."""
@@ -186,9 +192,11 @@ AREA_2: Final = Area(
     sun_azimuth_deg=236,
     sun_elevation_deg=41,
     nodata_edge=(0.09, 1.0, 0.98),
+    camera_gsd_m=0.4,
+    fields_crs="EPSG:4326",
     origin_m=(64 * 6720, 64 * 84249),
 )
 """Pale red soil in the afternoon of late summer. The lower edge is missing.
 
-No rapeseed, but sunflowers. The classes have other label values than in area 1.
+No rapeseed, but sunflowers. It was flown lower, and its labels are polygons.
 """

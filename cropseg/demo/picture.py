@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,8 @@ from cropseg.files import write_whole
 from cropseg.models.card import Card
 from cropseg.sites.classes import IGNORE, parse_color
 from cropseg.sites.raster import Pixels, open_raster
-from cropseg.sites.site import Scene, Site
+from cropseg.sites.scene import Scene
+from cropseg.sites.site import Site
 
 _STRETCH_PERCENT = (1, 99)
 _RGB = ("red", "green", "blue")
@@ -33,11 +35,12 @@ def draw_map(
         map_path: The map.
         path: A PNG file.
     """
-    area = scene.grid.window
-    with site.select_bands(_RGB).open_scene(scene) as reader:
-        pixels, labels = reader.read_valid_labels(area)
+    # Without a split, a field is drawn whole that a part would not see all of.
+    whole = replace(site.select_bands(_RGB), split=None)
+    with whole.open_scene(scene) as reader:
+        pixels, labels = reader.read_valid_labels(scene.grid.window)
     with open_raster(map_path) as map_reader:
-        prediction = map_reader.read(area, [0]).values[..., 0]
+        prediction = map_reader.read(map_reader.grid.window, [0]).values[..., 0]
     labels[~pixels.valid] = IGNORE
     panels = {
         "image (red, green, blue)": _stretch(pixels),

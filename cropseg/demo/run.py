@@ -37,7 +37,7 @@ SETTINGS: dict[str, Any] = {
 SOURCE_EPOCHS = 10
 """Epochs on area 1."""
 
-TARGET_EPOCHS = 4
+TARGET_EPOCHS = 3
 """Epochs of each run on area 2."""
 
 
