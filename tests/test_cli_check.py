@@ -245,10 +245,11 @@ def test_a_model_that_is_none_ends_with_4(run, area_1, tmp_path):
     assert code == 4
 
 
-def test_the_page_is_written_for_a_bad_site_too(run, tmp_path):
-    page = tmp_path / "page.html"
+def test_the_page_is_written_for_a_bad_site_too(run, make_site, tmp_path):
+    page, manifest = tmp_path / "page.html", make_site(tmp_path)
+    (tmp_path / "scene_0.tif").unlink()
 
-    code, _, _ = run("check", tmp_path / "nothing.yaml", "--html", page, "--quiet")
+    code, _, _ = run("check", manifest, "--html", page, "--quiet")
 
     assert code == 3
     assert "cannot-open" in page.read_text(encoding="utf-8")
