@@ -7,6 +7,7 @@ one of the same draw and unit.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -135,18 +136,41 @@ class LabelPool:
             and in the training part.
         """
         visible = np.zeros((window.height, window.width), np.bool_)
-        for index, tile in enumerate(self.tiles):
-            cell = tile.window
-            if index == len(self.tiles) - 1 and self.last_rows is not None:
-                cell = replace(cell, height=self.last_rows)
-            part = cell.intersect(window)
-            if tile.scene == scene_index and part.height and part.width:
-                visible[part.slices_in(window)] = True
+        for cell in self._find_cells(scene_index, window):
+            visible[cell.intersect(window).slices_in(window)] = True
         scene = self.site.scenes[scene_index]
         visible &= self.site.require_split().read_parts(scene.grid, window) == _TRAIN
         if self.fields is not None and visible.any():
             visible &= self._mark_fields(reader, scene_index, window)
         return visible
+
+    def _find_cells(self, scene_index: int, window: Window) -> list[Window]:
+        """Return the visible parts of tiles that reach into a window."""
+        scenes, rows, row_ends, cols, col_ends = self._bounds
+        is_near = (
+            (scenes == scene_index)
+            & (rows < window.row_end)
+            & (row_ends > window.row)
+            & (cols < window.col_end)
+            & (col_ends > window.col)
+        )
+        return [self._get_cell(int(index)) for index in np.flatnonzero(is_near)]
+
+    def _get_cell(self, index: int) -> Window:
+        cell = self.tiles[index].window
+        if index == len(self.tiles) - 1 and self.last_rows is not None:
+            return replace(cell, height=self.last_rows)
+        return cell
+
+    @functools.cached_property
+    def _bounds(self) -> npt.NDArray[np.int64]:
+        """Scene, first and end row, first and end column of each tile, (5, tiles)."""
+        cells = [self._get_cell(index) for index in range(len(self.tiles))]
+        bounds = [
+            (tile.scene, cell.row, cell.row_end, cell.col, cell.col_end)
+            for tile, cell in zip(self.tiles, cells, strict=True)
+        ]
+        return np.array(bounds, np.int64).reshape(-1, 5).T
 
     def _mark_fields(
         self, reader: SceneReader, scene_index: int, window: Window
