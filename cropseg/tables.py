@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cropseg.checks.findings import Finding
 from cropseg.checks.report import CheckReport
 from cropseg.models.card import Card
 from cropseg.sites.split import PARTS
@@ -53,11 +54,16 @@ def show_check(console: Console, report: CheckReport) -> None:
         _show_distance(console, report)
     if report.survey:
         console.print(f"no data: {report.survey.nodata_share:.1%} of the pixels")
-    for finding in report.findings:
+    show_findings(console, report.findings)
+    console.print("ok" if report.is_ok else "not ok", style="bold")
+
+
+def show_findings(console: Console, findings: Sequence[Finding]) -> None:
+    """Show findings, each on a line of its own."""
+    for finding in findings:
         style = _LEVEL_STYLES[finding.level]
         text = escape(f"{finding.message} {finding.remedy}".strip())
         console.print(f"[{style}]{finding.level}[/] {finding.code}: {text}")
-    console.print("ok" if report.is_ok else "not ok", style="bold")
 
 
 def _show_files(console: Console, report: CheckReport) -> None:
@@ -91,9 +97,10 @@ def _show_bands(console: Console, report: CheckReport) -> None:
             for band in report.distance.bands.distances
         }
     names = ["band", "lowest", "mean", "std", "highest"]
-    table = _table(
-        *names, *(["distance"] if distances else []), "histogram", fold_first=True
-    )
+    names += ["distance"] if distances else []
+    table = _table(*names, fold_first=True)
+    # To the left: aligned to the right, the empty bars of a tail would be cut off.
+    table.add_column("histogram\n0.1% to 99.9%", no_wrap=True)
     for band in report.bands:
         row = [f"{v:,.5g}" for v in (band.lowest, band.mean, band.std, band.highest)]
         if distances:
@@ -114,11 +121,13 @@ def _show_classes(console: Console, report: CheckReport) -> None:
     rows = report.list_classes()
     if not rows or report.survey is None:
         return
-    columns = [column for part in PARTS for column in (f"{part} px", "ha")]
-    table = _table("class", *columns, title="labels in each part", fold_first=True)
+    has_split = report.site is not None and report.site.split is not None
+    parts, title = (PARTS, "labels in each part") if has_split else (("all",), "labels")
+    columns = [column for part in parts for column in (f"{part} px", "ha")]
+    table = _table("class", *columns, title=title, fold_first=True)
     for item in rows:
         cells = []
-        for part in PARTS:
+        for part in parts:
             cells += [f"{item[part]['pixels']:,}", f"{item[part]['ha']:,.1f}"]
         table.add_row(escape(item["name"]), *cells)
     console.print(table)
@@ -132,10 +141,14 @@ def _show_classes(console: Console, report: CheckReport) -> None:
 
 
 def _show_distance(console: Console, report: CheckReport) -> None:
-    if not report.distance or not report.distance.class_shares:
+    if not report.distance:
         return
-    title = f"class shares against {report.distance.reference}"
-    table = _table("class", "there", "here", "change", title=title, fold_first=True)
+    ratio = f"GSD ratio {report.distance.gsd_ratio:.3g}"
+    console.print(f"against {report.distance.reference}: {ratio}", markup=False)
+    if not report.distance.class_shares:
+        return
+    names = ("there", "here", "change")
+    table = _table("class", *names, title="class shares", fold_first=True)
     for item in report.distance.class_shares.changes:
         shares = (f"{item.source_share:.1%}", f"{item.target_share:.1%}")
         table.add_row(escape(item.name), *shares, f"{item.change:+.1%}")

@@ -8,7 +8,10 @@ second site may list the same classes in another order and stay learnable.
 from __future__ import annotations
 
 import json
+import logging
 import math
+import signal
+import sys
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -84,6 +87,26 @@ def source_path(area_1, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "source"
     given = TINY_FIT | {"encoder": "classic_tiny", "tile_size": 32, "seed": 5}
     return train_site(area_1, out_dir=folder, **given).model_path
+
+
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Return a function that runs a command: exit code, stdout, stderr."""
+    from cropseg import cli
+
+    handler = signal.getsignal(signal.SIGTERM)
+    handlers = list(logging.getLogger().handlers)
+
+    def run_command(*arguments):
+        monkeypatch.setattr(sys, "argv", ["cropseg", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        return end.value.code, *capsys.readouterr()
+
+    yield run_command
+    signal.signal(signal.SIGTERM, handler)
+    logging.getLogger().handlers[:] = handlers
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
-import signal
 import subprocess
 import sys
 
@@ -44,24 +42,6 @@ for name, arguments in json.load(sys.stdin).items():
 print(json.dumps(answers))
 """
 """Runs many commands in one process in which nobody may import Keras."""
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Return a function that runs a command: exit code, stdout, stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
-    handlers = list(logging.getLogger().handlers)
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cropseg", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code, *capsys.readouterr()
-
-    yield run_command
-    signal.signal(signal.SIGTERM, handler)
-    logging.getLogger().handlers[:] = handlers
 
 
 @pytest.fixture(scope="module")

@@ -6,10 +6,7 @@ No test here needs Keras: a model is an archive with a card in it.
 from __future__ import annotations
 
 import json
-import logging
 import re
-import signal
-import sys
 import zipfile
 
 import geopandas
@@ -19,31 +16,13 @@ import rasterio
 import yaml
 from rich.console import Console
 
-from cropseg import cli, tables
+from cropseg import tables
 from cropseg.checks.check import check_manifest
 from cropseg.checks.reference import describe_site
 from cropseg.models.card import CARD_NAME, Card, CardClass, Lineage
 from cropseg.sites.site import open_site
 
 TILE = ("--tile-size", "64")
-
-
-@pytest.fixture
-def run(monkeypatch, capsys):
-    """Return a function that runs a command: exit code, stdout, stderr."""
-    handler = signal.getsignal(signal.SIGTERM)
-    handlers = list(logging.getLogger().handlers)
-
-    def run_command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["cropseg", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as end:
-            cli.main()
-        return end.value.code, *capsys.readouterr()
-
-    yield run_command
-    signal.signal(signal.SIGTERM, handler)
-    logging.getLogger().handlers[:] = handlers
 
 
 def edit(path, **entries):
@@ -143,6 +122,9 @@ def test_options_that_cannot_be_together_end_with_2(run, make_site, tmp_path, mo
 
     assert code == 2
     assert "page.txt" in err
+    code, _, err = run("check", path, "--tile-size", "0")
+    assert code == 2
+    assert "--tile-size is 0" in err
 
 
 def test_a_source_that_cannot_be_compared_to_ends_with_3(run, make_site, tmp_path):
@@ -249,9 +231,10 @@ def test_the_page_is_written_for_a_bad_site_too(run, make_site, tmp_path):
     page, manifest = tmp_path / "page.html", make_site(tmp_path)
     (tmp_path / "scene_0.tif").unlink()
 
-    code, _, _ = run("check", manifest, "--html", page, "--quiet")
+    code, out, err = run("check", manifest, "--html", page, "--quiet")
 
-    assert code == 3
+    assert (code, out) == (3, "")
+    assert "scene_0.tif" in err
     assert "cannot-open" in page.read_text(encoding="utf-8")
 
 
@@ -335,8 +318,35 @@ def test_the_shares_of_classes_are_compared_in_a_terminal(make_site, area_1, tmp
 
     text = show(check_manifest(path, tile_size=64, reference=reference), 80)
 
-    assert f"class shares against {area_1.name}" in text
+    assert f"\nagainst {area_1.name}: GSD ratio 1\nclass shares " in text
     assert re.search(r"^corn +0\.0% +(\d+\.\d%) +\+\1$", text, re.MULTILINE)
+
+
+def test_a_histogram_keeps_its_empty_bars_on_the_right(make_site, tmp_path):
+    path = make_site(tmp_path)
+    with rasterio.open(tmp_path / "scene_0.tif", "r+") as dataset:
+        values = dataset.read()
+        values[:, :150] = 100
+        values[:, 150:152] = 4000
+        dataset.write(values)
+
+    lines = show(check_manifest(path, tile_size=64), 80).splitlines()
+
+    start = next(line for line in lines if "0.1% to 99.9%" in line).index("0.1%")
+    blue = next(line for line in lines if line.startswith("blue "))
+    assert blue[start] == "█"
+
+
+def test_a_site_without_a_split_has_one_count_of_each_class(make_site, tmp_path):
+    report = check_manifest(make_site(tmp_path, split=None), tile_size=64)
+
+    text = show(report, 80)
+
+    assert "labels in each part" not in text
+    for row in report.list_classes():
+        assert re.search(
+            rf"^{row['name']} +{row['all']['pixels']:,} ", text, re.MULTILINE
+        )
 
 
 # Preview.

@@ -222,14 +222,18 @@ class _Sums:
         return int(self._boundaries[:, _NO_SHIFT].sum())
 
     def correlate(self, *, without: int | None = None) -> Floats:
-        """Return the correlation of each shift, the mean of all bands."""
+        """Return the correlation of each shift, the mean of all bands.
+
+        It is not a number where values are so large that their squares overflow.
+        """
         kept = np.arange(_NUM_GROUPS) != without
         num_px = self._num_px[kept].sum()
         edges = self._edges[kept].sum(axis=0)
         boundaries = self._boundaries[kept].sum(axis=0)
-        covariance = num_px * self._products[kept].sum(axis=0)
-        covariance -= edges[:, None] * boundaries
-        edge_variance = num_px * self._squares[kept].sum(axis=0) - edges**2
+        with np.errstate(over="ignore", invalid="ignore"):
+            covariance = num_px * self._products[kept].sum(axis=0)
+            covariance -= edges[:, None] * boundaries
+            edge_variance = num_px * self._squares[kept].sum(axis=0) - edges**2
         # A boundary pixel is 1 and every other 0, so squaring changes nothing.
         boundary_variance = num_px * boundaries - boundaries**2
         scale = np.sqrt(np.maximum(edge_variance[:, None] * boundary_variance, 0))

@@ -14,16 +14,18 @@ from cropseg.checks.file_checks import check_files, describe_files
 from cropseg.checks.findings import Finding, sort_findings
 from cropseg.checks.inspection import Inspection
 from cropseg.checks.label_checks import check_fields, check_labels
-from cropseg.checks.pixel_checks import check_content, check_pixels
+from cropseg.checks.pixel_checks import check_content, check_pixels, has_extremes
 from cropseg.checks.reference import Reference, compare_to_reference
 from cropseg.checks.report import CheckReport
 from cropseg.checks.separation import measure_separation
-from cropseg.checks.split_checks import check_separation, check_split
+from cropseg.checks.split_checks import (
+    check_classes,
+    check_separation,
+    check_split,
+)
 from cropseg.errors import CropsegError, DataError
 from cropseg.sites.site import Site, open_site
-from cropseg.sites.split import (
-    NoSplit,
-)
+from cropseg.sites.split import NoSplit
 
 
 def check_manifest(
@@ -53,12 +55,7 @@ def check_manifest(
     except DataError as error:
         if not Path(manifest_path).is_file():
             raise
-        finding = Finding(
-            level="error",
-            code="cannot-open",
-            message=str(error),
-            path=str(manifest_path),
-        )
+        finding = Finding.from_error(error, "cannot-open", manifest_path)
         return CheckReport(site=None, findings=(finding,))
     return check_site(site, tile_size=tile_size, reference=reference)
 
@@ -95,14 +92,7 @@ def check_site(
     try:
         scan.run()
     except CropsegError as error:
-        findings.append(
-            Finding(
-                level="error",
-                code="not-readable",
-                message=str(error),
-                path=str(site.manifest_path),
-            )
-        )
+        findings.append(Finding.from_error(error, "not-readable", site.manifest_path))
         return replace(report, findings=sort_findings(findings))
     findings += [*check_pixels(scan), *check_labels(scan)]
     findings += [*check_content(scan), *check_fields(site)]
@@ -110,6 +100,7 @@ def check_site(
         report,
         bands=scan.band_reports,
         survey=scan.survey,
+        class_pixels=scan.class_pixels.sum(axis=0),
         looks=scan.looks.finish(),
     )
     if has_split:
@@ -119,7 +110,9 @@ def check_site(
             *check_separation(separation, "this site", scan.scenes[0].grid),
         ]
         report = replace(report, separation=separation, block_counts=scan.block_counts)
-    if reference is not None and report.bands:
+    else:
+        findings += check_classes(site, scan)
+    if reference is not None and report.bands and not has_extremes(scan):
         distance, found = compare_to_reference(reference, site, scan)
         report = replace(report, distance=distance)
         findings += found

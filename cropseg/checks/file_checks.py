@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from cropseg.checks.findings import Finding
 from cropseg.checks.report import FileReport
@@ -12,6 +12,8 @@ from cropseg.sites.labels import FieldLabels
 from cropseg.sites.location import Location
 from cropseg.sites.raster import find_unwritten_blocks
 from cropseg.sites.site import Site
+
+_RGB: Final = {"red", "green", "blue"}
 
 
 def describe_files(site: Site) -> Iterator[FileReport]:
@@ -43,10 +45,11 @@ def describe_files(site: Site) -> Iterator[FileReport]:
 def check_files(site: Site) -> list[Finding]:
     """Find unwritten blocks, palettes, names of bands that contradict the manifest."""
     findings: list[Finding] = []
+    seen: set[Location] = set()
     for scene in site.scenes:
         for file in scene.image.files:
             header = file.header
-            findings += _check_blocks(file.location)
+            findings += _check_blocks(file.location, seen)
             if header.has_palette:
                 findings.append(
                     Finding(
@@ -59,7 +62,7 @@ def check_files(site: Site) -> list[Finding]:
                     )
                 )
         if scene.labels is not None and not isinstance(scene.labels, FieldLabels):
-            findings += _check_blocks(scene.labels.path)
+            findings += _check_blocks(scene.labels.path, seen)
         findings += _check_band_names(scene.name, scene.band_names, scene.image.files)
         if scene.image.is_resampled:
             native = scene.image.native_grid
@@ -76,7 +79,10 @@ def check_files(site: Site) -> list[Finding]:
     return findings
 
 
-def _check_blocks(location: Location) -> list[Finding]:
+def _check_blocks(location: Location, seen: set[Location]) -> list[Finding]:
+    if location in seen:  # one file may serve many scenes
+        return []
+    seen.add(location)
     try:
         blocks = find_unwritten_blocks(location)
     except CropsegError:  # reading says so in its own words
@@ -118,13 +124,19 @@ def _check_band_names(
             )
         ]
     colors = [name for file in files for name in file.header.color_names]
-    rgb = {"red", "green", "blue"}
+    pairs = [
+        (place, color, name)
+        for place, (color, name) in enumerate(zip(colors, given, strict=False), start=1)
+        if color in _RGB
+    ]
     wrong = [
         f"band {place} is {color}, the manifest says {name}"
-        for place, (color, name) in enumerate(zip(colors, given, strict=False), start=1)
-        if color in rgb and name in rgb and color != name
+        for place, color, name in pairs
+        if color != name
     ]
-    if wrong:
+    # Writers call any three bands red, green and blue: of near infrared, red and green
+    # that says nothing.
+    if wrong and {name for _, _, name in pairs} == _RGB:
         return [
             Finding(
                 level="warning",

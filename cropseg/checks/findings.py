@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
+
+from cropseg.errors import CropsegError
 
 LEVELS: Final = ("error", "warning", "note")
 """Levels of a finding, the most severe first. With an error a site is not ok."""
@@ -23,6 +26,13 @@ class Finding:
     """What to do."""
     path: str = ""
     """The file that it was found in."""
+
+    @classmethod
+    def from_error(
+        cls, error: CropsegError, code: str, path: Path | str = ""
+    ) -> Finding:
+        """Return an error as a finding. Its message holds its remedy."""
+        return cls(level="error", code=code, message=str(error), path=str(path))
 
 
 def sort_findings(findings: list[Finding]) -> tuple[Finding, ...]:

@@ -42,7 +42,8 @@ class Inspection:
         self.looks = QuickLooks(site)
         self.shifts = [ShiftMeter() for _ in site.scenes]
         self.valid_pixels = np.zeros(len(site.scenes), np.int64)
-        self.labelled_pixels = np.zeros(len(site.scenes), np.int64)
+        self.class_pixels = np.zeros((len(site.scenes), len(site.classes)), np.int64)
+        """Labelled pixels, in a part or in none, (scenes, classes)."""
         sizes = [scene.grid.height * scene.grid.width for scene in site.scenes]
         self.content = ContentIndex(min(sizes))
         has_split = not isinstance(site.split, NoSplit)
@@ -71,10 +72,16 @@ class Inspection:
                 future.result()
 
     def _add(self, block: ScannedBlock) -> None:
+        # Values that are far too large are a finding, and no warning of numpy's.
+        with np.errstate(over="ignore", invalid="ignore"):
+            self._count(block)
+
+    def _count(self, block: ScannedBlock) -> None:
         self._counts.add(block)
         self.bands.add(block.pixels.values, block.pixels.valid)
         self.valid_pixels[block.scene] += np.count_nonzero(block.pixels.valid)
-        self.labelled_pixels[block.scene] += np.count_nonzero(block.labels != IGNORE)
+        counts = np.bincount(block.labels.ravel(), minlength=IGNORE + 1)
+        self.class_pixels[block.scene] += counts[: len(self.site.classes)]
         if self.blocks:
             self.blocks.add(block)
             self._find_boxes(block)
@@ -106,7 +113,8 @@ class Inspection:
     @functools.cached_property
     def band_reports(self) -> tuple[BandReport, ...]:
         """The bands, once the site is read; none where no pixel is valid."""
-        return self.bands.finish()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self.bands.finish()
 
     @property
     def block_counts(self) -> dict[int, npt.NDArray[np.int64]]:
@@ -116,7 +124,8 @@ class Inspection:
     @functools.cached_property
     def survey(self) -> Survey:
         """The survey."""
-        return self._counts.finish()
+        with np.errstate(over="ignore", invalid="ignore"):
+            return self._counts.finish()
 
     @functools.cached_property
     def scenes(self) -> list[LabelledScene]:

@@ -29,7 +29,10 @@ def check_labels(scan: Inspection) -> Iterator[Finding]:
     counted = [
         (scene, scene.labels, meter, count)
         for scene, meter, count in zip(
-            scan.site.scenes, scan.shifts, scan.labelled_pixels.tolist(), strict=True
+            scan.site.scenes,
+            scan.shifts,
+            scan.class_pixels.sum(axis=1).tolist(),
+            strict=True,
         )
         if scene.labels is not None
     ]

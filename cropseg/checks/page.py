@@ -52,7 +52,7 @@ def _describe(report: CheckReport) -> dict[str, Any]:
         "looks": [_show_look(look) for look in looks[:_MAX_SCENES]],
         "num_hidden": max(0, len(looks) - _MAX_SCENES),
         "part_colors": PART_COLORS if any(look.has_parts for look in looks) else {},
-        "parts": PARTS,
+        "parts": PARTS if site and site.split else ("all",),
         "classes": classes,
         "has_fields": bool(report.survey and report.survey.fields),
         "bands": list(_list_bands(report)),

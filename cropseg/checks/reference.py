@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import (
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, replace
 
 from cropseg.checks.findings import Finding
@@ -18,9 +25,7 @@ from cropseg.checks.similarity import (
 )
 from cropseg.checks.split_checks import check_separation
 from cropseg.sites.site import Site, match_classes
-from cropseg.sites.split import (
-    PARTS,
-)
+from cropseg.sites.split import PARTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,13 +87,17 @@ def compare_to_reference(
     matches = match_classes(reference.class_pixels, site.classes)
     used = {name for names in matches.values() for name in names}
     ratio = site.gsd_m / reference.gsd_m
-    pixels = scan.survey.class_pixels.sum(axis=0).tolist()
-    named = Counter[str]()
+    pixels = scan.class_pixels.sum(axis=0).tolist()
+    joined = _join_names(matches.values())
+    here, there = Counter[str](), Counter[str]()
     for name, count in zip(site.classes.names, pixels, strict=True):
-        named[matches.get(name, [name])[0]] += count
+        first = matches.get(name, [name])[0]
+        here[joined.get(first, first)] += count
+    for name, count in reference.class_pixels.items():
+        there[joined.get(name, name)] += count
     shares = None
-    if sum(named.values()) and sum(reference.class_pixels.values()):
-        shares = compare_class_shares(reference.class_pixels, named)
+    if sum(here.values()) and sum(there.values()):
+        shares = compare_class_shares(there, here)
     distance = SiteDistance(
         reference=reference.name,
         gsd_ratio=ratio,
@@ -104,6 +113,17 @@ def compare_to_reference(
         found = check_separation(between, reference.name, scan.scenes[0].grid)
         findings += [replace(item, code=f"{item.code}-between-sites") for item in found]
     return distance, findings
+
+
+def _join_names(matches: Iterable[Sequence[str]]) -> dict[str, str]:
+    """Give classes of the source that are one class here a name together."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for names in matches:
+        group = dict.fromkeys(
+            joined for name in names for joined in groups.get(name, (name,))
+        )
+        groups |= dict.fromkeys(group, tuple(group))
+    return {name: " + ".join(group) for name, group in groups.items()}
 
 
 def _describe_distance(

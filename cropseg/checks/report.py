@@ -14,7 +14,7 @@ from cropseg.checks.findings import Finding
 from cropseg.checks.quicklook import QuickLook
 from cropseg.checks.separation import Separation
 from cropseg.checks.similarity import BandComparison, ClassComparison
-from cropseg.checks.summary import BandReport
+from cropseg.checks.summary import BandReport, write_number
 from cropseg.sites.raster_header import RasterHeader
 from cropseg.sites.site import Site
 from cropseg.sites.split import PARTS
@@ -52,7 +52,7 @@ class FileReport:
                 "gsd_m": header.grid.gsd_m,
                 "num_bands": header.num_bands,
                 "dtype": header.file_dtype,
-                "nodata": [_write_number(value) for value in header.nodata],
+                "nodata": [write_number(value) for value in header.nodata],
                 "compression": header.compression,
                 "size_bytes": header.size_bytes,
             }
@@ -120,6 +120,8 @@ class CheckReport:
     """Its bands; none where no pixel could be read."""
     survey: Survey | None = None
     """Its survey, or None where it could not be read."""
+    class_pixels: npt.NDArray[np.int64] | None = None
+    """Labelled pixels of each class, in a part or in none; None as for `survey`."""
     looks: tuple[QuickLook, ...] = ()
     """A quick-look of each scene."""
     block_counts: Mapping[int, npt.NDArray[np.int64]] = field(default_factory=dict)
@@ -135,8 +137,11 @@ class CheckReport:
         return all(finding.level != "error" for finding in self.findings)
 
     def list_classes(self) -> list[dict[str, Any]]:
-        """Return name, colour, and pixels, fields and hectares in each part."""
-        if self.site is None or self.survey is None:
+        """Return name, colour, and pixels, fields and hectares in each part.
+
+        `all` has the pixels and hectares of all labels, in a part or in none.
+        """
+        if self.site is None or self.survey is None or self.class_pixels is None:
             return []
         ha_per_pixel = self.survey.pixel_m2 / _M2_PER_HA
         rows = []
@@ -151,6 +156,8 @@ class CheckReport:
                     "ha": round(count * ha_per_pixel, 2),
                     "fields": fields if self.survey.fields else None,
                 }
+            count = int(self.class_pixels[class_id])
+            row["all"] = {"pixels": count, "ha": round(count * ha_per_pixel, 2)}
             rows.append(row)
         return rows
 
@@ -164,7 +171,7 @@ class CheckReport:
             return document
         document |= {
             "site": self.site.name,
-            "bands": [asdict(band) for band in self.bands],
+            "bands": [band.to_json() for band in self.bands],
             "gsd_m": self.site.gsd_m,
             "crs": self.site.scenes[0].grid.crs.to_string(),
             "scenes": [
@@ -186,17 +193,11 @@ class CheckReport:
             document["nodata_share"] = self.survey.nodata_share
             document["classes"] = self.list_classes()
         if self.separation:
-            document["train_test_distance_m"] = _write_number(
-                self.separation.distance_m
+            distance_m = self.separation.distance_m
+            document["train_test_distance_m"] = (
+                distance_m if math.isfinite(distance_m) else None
             )
             document["train_test_shared_pixels"] = self.separation.num_shared_pixels
         if self.distance:
             document["distance"] = self.distance.to_json()
         return document
-
-
-def _write_number(value: float | None) -> float | str | None:
-    """Return a number as JSON has it: NaN and infinity have no number there."""
-    if value is None or math.isfinite(value):
-        return value
-    return str(value)

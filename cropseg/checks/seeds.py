@@ -13,6 +13,8 @@ from cropseg.sites.split import SQUARE, BlockSplit, locate_blocks
 
 NUM_SEEDS: Final = 1000
 """Seeds that are tried, from 0."""
+MIN_PIXELS: Final = 100
+"""How many pixels of a class make it present in a part."""
 
 ClassPixels = npt.NDArray[np.int64]
 
@@ -30,7 +32,10 @@ class SeedSuggestion:
 
 
 def suggest_seed(
-    block_counts: Mapping[int, ClassPixels], split: BlockSplit, *, min_pixels: int = 100
+    block_counts: Mapping[int, ClassPixels],
+    split: BlockSplit,
+    *,
+    min_pixels: int = MIN_PIXELS,
 ) -> SeedSuggestion:
     """Find a seed with which every class is in train, val and test.
 

@@ -9,15 +9,12 @@ from typing import Final
 from cropseg.checks.findings import Finding
 from cropseg.checks.inspection import Inspection
 from cropseg.checks.label_checks import write_metres
-from cropseg.checks.seeds import suggest_seed
+from cropseg.checks.seeds import MIN_PIXELS, suggest_seed
 from cropseg.checks.separation import Separation
 from cropseg.errors import DataError
 from cropseg.sites.grid import Grid
 from cropseg.sites.site import Site
-from cropseg.sites.split import (
-    PARTS,
-    BlockSplit,
-)
+from cropseg.sites.split import PARTS, BlockSplit, FoldSplit
 from cropseg.sites.statistics import require_trainable
 
 _RARE_SHARE: Final = 0.001
@@ -31,33 +28,8 @@ def check_split(site: Site, scan: Inspection) -> list[Finding]:
     try:
         require_trainable(site, survey)
     except DataError as error:
-        findings.append(
-            Finding(
-                level="error",
-                code="not-trainable",
-                message=str(error),
-                path=str(site.manifest_path),
-            )
-        )
-    for part, pixels in zip(PARTS, survey.class_pixels.tolist(), strict=True):
-        names = zip(site.classes.names, pixels, strict=True)
-        absent = [name for name, count in names if not count]
-        if part == "train" or not absent:
-            continue
-        whole = len(absent) == len(pixels)
-        findings.append(
-            Finding(
-                level="note",
-                code=f"{part}-empty" if whole else f"{part}-classes-absent",
-                message=(
-                    f"The {part} part has no labelled pixel."
-                    if whole
-                    else f"The {part} part has no pixel of {', '.join(absent)}: no "
-                    "score there."
-                ),
-                remedy="" if whole else _suggest_split(site, scan),
-            )
-        )
+        findings.append(Finding.from_error(error, "not-trainable", site.manifest_path))
+    findings += _check_scored_parts(site, scan)
     train = survey.class_pixels[PARTS.index("train")]
     rare = [
         f"{name} ({count:,})"
@@ -90,6 +62,62 @@ def check_split(site: Site, scan: Inspection) -> list[Finding]:
     return findings
 
 
+def _check_scored_parts(site: Site, scan: Inspection) -> Iterator[Finding]:
+    """Find classes that val or test lacks, or of which it has next to nothing."""
+    pixels = dict(zip(PARTS, scan.survey.class_pixels.tolist(), strict=True))
+    if not any(pixels["val"]) and _has_val(site):
+        yield Finding(
+            level="note",
+            code="val-empty",
+            message="The val part has no labelled pixel: a training keeps its last "
+            "epoch, not its best.",
+        )
+    for part in ("val", "test"):
+        if not any(pixels[part]):  # a test part without labels is an error already
+            continue
+        counts = list(zip(site.classes.names, pixels[part], strict=True))
+        absent = [name for name, count in counts if not count]
+        if absent:
+            yield Finding(
+                level="note",
+                code=f"{part}-classes-absent",
+                message=f"The {part} part has no pixel of {', '.join(absent)}: no "
+                "score there.",
+                remedy=_suggest_split(site, scan),
+            )
+        rare = [f"{name} ({n:,})" for name, n in counts if 0 < n < MIN_PIXELS]
+        if rare and part == "test":
+            yield Finding(
+                level="note",
+                code="test-classes-rare",
+                message=f"Few test pixels of {', '.join(rare)}: chance makes much of "
+                "the score.",
+                remedy="Label more, or choose another split.",
+            )
+
+
+def _has_val(site: Site) -> bool:
+    """Whether the split means to have a val part."""
+    if isinstance(site.split, BlockSplit):
+        return site.split.val > 0
+    return not isinstance(site.split, FoldSplit)
+
+
+def check_classes(site: Site, scan: Inspection) -> Iterator[Finding]:
+    """Find classes that no label of a site without a split has."""
+    pixels = scan.class_pixels.sum(axis=0).tolist()
+    counts = zip(site.classes.names, pixels, strict=True)
+    absent = [name for name, count in counts if not count]
+    if absent and any(pixels):
+        yield Finding(
+            level="note",
+            code="classes-absent",
+            message=f"No pixel has the label {', '.join(absent)}.",
+            remedy="See whether `values` of the classes are those of the file.",
+            path=str(site.manifest_path),
+        )
+
+
 def _suggest_split(site: Site, scan: Inspection) -> str:
     """Say how every class gets into every part."""
     if not isinstance(site.split, BlockSplit):
@@ -102,8 +130,13 @@ def _suggest_split(site: Site, scan: Inspection) -> str:
     if found.seed is None:
         return f"No seed brings {who} into every part; use smaller blocks."
     if found.seed == site.split.seed:
-        return rest.strip() or "The gap takes what is there; use a smaller `gap_m`."
-    return f"`seed: {found.seed}` brings {who} into every part.{rest}"
+        if site.split.gap_m:
+            return rest.strip() or "The gap takes what is there; use a smaller `gap_m`."
+        return rest.strip() or "Fields that cross parts lose it; use larger blocks."
+    # A gap, and fields that cross parts, take pixels that were counted.
+    is_sure = not site.split.gap_m and not site.vector_sources
+    verb = "brings" if is_sure else "may bring"
+    return f"`seed: {found.seed}` {verb} {who} into every part.{rest}"
 
 
 def check_separation(

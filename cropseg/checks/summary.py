@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -39,6 +40,16 @@ class BandReport:
     bin_shares: tuple[float, ...]
     """Share of the sample in each bin, 0 to 1. Values beyond are in the last ones."""
 
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        document = asdict(self)
+        for name, value in document.items():
+            if isinstance(value, tuple):
+                document[name] = [write_number(number) for number in value]
+            elif isinstance(value, float):
+                document[name] = write_number(value)
+        return document
+
     def summarize(self, correlations: dict[str, float]) -> BandSummary:
         """Return what sites are compared by."""
         return BandSummary(
@@ -48,6 +59,13 @@ class BandReport:
             quantiles=self.quantiles,
             correlations=correlations,
         )
+
+
+def write_number(value: float | None) -> float | str | None:
+    """Return a number as JSON has it: NaN and infinity have no number there."""
+    if value is None or math.isfinite(value):
+        return value
+    return str(value)
 
 
 class BandCounts:

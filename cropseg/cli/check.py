@@ -16,7 +16,7 @@ from cropseg.checks.reference import Reference, describe_site
 from cropseg.checks.report import CheckReport
 from cropseg.checks.similarity import BandSummary
 from cropseg.cli.options import AllowRemote, Manifest, Seed, TileSize
-from cropseg.cli.show import Output, console
+from cropseg.cli.show import Output, console, errors
 from cropseg.errors import ModelError, UsageError
 from cropseg.models.card import Card, fit_site_to_card, read_card
 from cropseg.sites.site import open_site
@@ -47,6 +47,8 @@ def check(
         raise UsageError("Give --model or --source, not both.")
     if html and html.suffix != ".html":
         raise UsageError(f"--html is a file that ends in .html; got {html}.")
+    if tile_size is not None and tile_size < 1:
+        raise UsageError(f"--tile-size is {tile_size}; expected 1 pixel or more.")
     card = read_card(model) if model else None
     size = tile_size or (card.tile_size if card else TrainSettings.tile_size)
     hosts = allow_remote or ()
@@ -63,6 +65,8 @@ def check(
     if html:
         write_page(report, html)
     output.show(report.to_json(), lambda: tables.show_check(console, report))
+    if output.quiet and not output.as_json:
+        tables.show_findings(errors, [f for f in report.findings if f.level == "error"])
     if not report.is_ok:
         raise typer.Exit(3)
 
@@ -87,6 +91,6 @@ def _check_fit(report: CheckReport, card: Card) -> CheckReport:
     try:
         fit_site_to_card(report.site, card)
     except ModelError as error:
-        finding = Finding(level="error", code="model-misfit", message=str(error))
+        finding = Finding.from_error(error, "model-misfit")
         return replace(report, findings=sort_findings([finding, *report.findings]))
     return report

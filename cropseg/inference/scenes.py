@@ -83,5 +83,23 @@ def fit_scene(
 
 
 def _name_bands(image: Image, card: Card) -> tuple[str, ...]:
-    named = image.files[0].header.band_names  # of a mosaic: that of its first tile
-    return named if set(named) == set(card.stored_bands) else card.stored_bands
+    """Return the names of the bands, in file order.
+
+    Raises:
+        ModelError: If the file names some bands of the model, but not all, and these
+            at other places than the model has them.
+    """
+    known = {name.casefold(): name for name in card.stored_bands}
+    header = image.files[0].header  # of a mosaic: that of its first tile
+    named = [known.get((name or "").casefold()) for name in header.band_names]
+    if set(named) == set(card.stored_bands):
+        return tuple(name for name in named if name is not None)
+    places = zip(named, card.stored_bands, strict=False)
+    if any(name is not None and name != expected for name, expected in places):
+        raise ModelError(
+            f"{image.path} names its bands {', '.join(map(str, header.band_names))}, "
+            f"but the model takes {', '.join(card.stored_bands)}. Name the bands of "
+            "the file as the model does, or take the names away to say that they are "
+            "in the model's order."
+        )
+    return card.stored_bands

@@ -35,15 +35,11 @@ class BandReader:
         pixels = self.source.read(window, [self.names.index(n) for n in self._stored])
         if not self._formulas:
             return pixels
-        planes = {
-            name: pixels.values[..., i].astype(np.float32)
-            for i, name in enumerate(self._stored)
-        }
-        computed = {
-            n: formula.evaluate(planes) for n, formula in self._formulas.items()
-        }
-        planes |= computed
-        values = np.stack([planes[name] for name in self.wanted], axis=-1)
+        planes = {name: pixels.values[..., i] for i, name in enumerate(self._stored)}
+        planes |= {n: formula.evaluate(planes) for n, formula in self._formulas.items()}
+        with np.errstate(over="ignore"):  # what float32 cannot hold is invalid
+            wanted = [planes[name].astype(np.float32) for name in self.wanted]
+        values = np.stack(wanted, axis=-1)
         valid = pixels.valid & np.isfinite(values).all(axis=-1)
         values[~valid] = 0
         return Pixels(values=values, valid=valid)

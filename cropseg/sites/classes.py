@@ -21,7 +21,10 @@ IGNORE: Final = 255
 MAX_CLASSES: Final = 254
 """Class ids are uint8. 255 is `IGNORE`, and one id is left for "other"."""
 
-_MAX_TABLE: Final = 2**20
+MAX_VALUES: Final = 2**20
+"""Label values that a file may hold. An image in place of labels can hold billions."""
+
+_MAX_LISTED: Final = 50
 
 Labels = npt.NDArray[np.uint8]
 
@@ -90,7 +93,8 @@ class ClassMap:
             return np.zeros(values.shape, np.uint8)
         if values.dtype.kind in "iu":
             first = int(values.min())
-            if int(values.max()) - first < _MAX_TABLE:
+            last = int(values.max())
+            if last - first < MAX_VALUES and last <= np.iinfo(np.int64).max:
                 # Small integers are counted and looked up, and never sorted.
                 index = values.astype(np.int64) - first if first else values
                 counts = np.bincount(index.ravel())
@@ -126,7 +130,10 @@ class ClassMap:
         unnamed = sorted(set(counts) - set(self.ids_by_value), key=order_value)
         if self.ignore_rest or not unnamed:
             return None
-        found = ", ".join(f"{value} ({counts[value]} {noun})" for value in unnamed)
+        listed = unnamed[:_MAX_LISTED]
+        found = ", ".join(f"{value} ({counts[value]} {noun})" for value in listed)
+        if len(unnamed) > len(listed):
+            found += f" and {len(unnamed) - len(listed)} more (are these labels?)"
         return (
             f"Label values that the manifest does not name: {found}. Add each to "
             "the `values` of a class or to `ignore`, or set `ignore: rest`."

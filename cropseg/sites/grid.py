@@ -12,6 +12,7 @@ from rasterio.crs import CRS
 
 _METRES_PER_DEGREE = 111_320.0
 _TOLERANCE_PX = 0.01
+_MAX_LAT = 90
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +112,17 @@ class Grid:
     def get_window_transform(self, window: Window) -> Affine:
         """Return the transform of an array that holds `window`."""
         return self.transform @ Affine.translation(window.col, window.row)
+
+    def describe_misplacement(self) -> str | None:
+        """Say in words why this grid has no place on the Earth, or return None."""
+        if not self.crs:
+            return "no CRS"
+        if self.crs.is_geographic:
+            _, lat = self.transform @ (self.width / 2, self.height / 2)
+            if abs(lat) >= _MAX_LAT:
+                return f"a CRS of degrees, but a latitude of {lat:.6g} in its middle"
+            return None
+        return None if self.crs.is_projected else "a local CRS"
 
     def list_differences(self, other: Grid) -> list[str]:
         """Say in words how `other` differs from this grid; empty if it does not."""

@@ -233,11 +233,11 @@ def _select(
 
 
 def _check_crs(file: ImageFile) -> None:
-    crs = file.header.grid.crs
-    if not crs or not (crs.is_projected or crs.is_geographic):
+    problem = file.header.grid.describe_misplacement()
+    if problem:
         raise DataError(
-            f"{file.location} has {'a local' if crs else 'no'} CRS, and so no place on "
-            "the Earth. Set it with gdal_edit.py -a_srs EPSG:...."
+            f"{file.location} has {problem}, and so no place on the Earth. Set its CRS "
+            "with gdal_edit.py -a_srs EPSG:...."
         )
 
 

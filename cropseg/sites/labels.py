@@ -17,7 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from cropseg.errors import DataError
-from cropseg.sites.classes import IGNORE, ClassMap, Labels, write_value
+from cropseg.sites.classes import (
+    IGNORE,
+    MAX_VALUES,
+    ClassMap,
+    Labels,
+    write_value,
+)
 from cropseg.sites.grid import Grid, Window
 from cropseg.sites.location import Location
 from cropseg.sites.raster import RasterReader, open_raster
@@ -126,6 +132,11 @@ class _RasterLabelReader:
             )
             names = map(write_value, values.tolist())
             counts.update(dict(zip(names, amounts.tolist(), strict=True)))
+            if len(counts) > MAX_VALUES:
+                raise DataError(
+                    f"{self.path} holds more than {MAX_VALUES} different values; "
+                    "expected the codes of classes. Name a label raster in `labels`."
+                )
         return counts
 
 

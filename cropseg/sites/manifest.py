@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 from collections import Counter
 from pathlib import Path
@@ -51,6 +52,25 @@ _VECTOR_KEYS: Final = (
     "buffer_m",
 )
 _SHARE_TOLERANCE: Final = 1e-6
+_MERGE_TAG: Final = "tag:yaml.org,2002:merge"
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands there twice: YAML would drop the first, silently."""
+
+    def construct_mapping(
+        self,
+        node: yaml.MappingNode,
+        deep: bool = False,  # noqa: FBT001, FBT002 - as its base has it
+    ) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if key.tag != _MERGE_TAG]
+        repeated = [key for key, count in Counter(map(str, keys)).items() if count > 1]
+        if repeated:
+            problem = f"`{repeated[0]}` stands there more than once"
+            raise yaml.constructor.ConstructorError(
+                None, None, problem, node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)
 
 
 class _Entry(BaseModel):
@@ -118,6 +138,15 @@ class SceneEntry(_Entry):
     """Whether a label raster may lie on another grid than its image."""
     date: Any = None
     """When the image was taken. Kept, not used."""
+
+    @field_validator("date")
+    @classmethod
+    def _check_date(cls, date: object) -> object:
+        # YAML makes a tree of anything, even one that holds itself.
+        if isinstance(date, dt.date | float | int | str | None):
+            return date
+        message = f"expected a date or a text, not a {type(date).__name__}"
+        raise ValueError(message)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -305,7 +334,9 @@ def read_manifest(path: Path) -> Manifest:
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"Cannot read manifest {path}: {error}.") from error
     try:
-        document = yaml.safe_load(text)
+        document = yaml.load(text, _Loader)  # noqa: S506 - a safe one
+    except RecursionError as error:
+        raise DataError(f"{path} is nested too deeply to be a manifest.") from error
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no day of a calendar
         raise DataError(f"{path} is not YAML: {error}") from error
     if not isinstance(document, dict):

@@ -25,6 +25,7 @@ MAX_BLOCK_BYTES = 512 * 2**20
 _MAX_EXPANSION = 20_000  # Deflate gives at most 1032 bytes for one, ZSTD ten times that
 _FREE_BYTES = 2**30  # so much may any file claim to hold
 _FREE_BLOCKS = 2**20
+_MAX_ROUNDING_PX = 0.01
 _ENTRY_BYTES = 4  # what a block takes in a file's table of contents, at the least
 _ALPHA_NAMES = {"", "alpha", "transparency", "opacity", "mask"}
 
@@ -202,12 +203,25 @@ def count_block_bands(dataset: Any) -> int:
     return int(dataset.count) if layout == "PIXEL" else 1
 
 
+def _tells_pixels_apart(dataset: Any) -> bool:
+    """Whether neighbouring pixels have different coordinates, by more than rounding."""
+    where = dataset.transform
+    farthest = max(
+        map(abs, (*(where @ (dataset.width, dataset.height)), where.c, where.f))
+    )
+    sides = (math.hypot(where.a, where.d), math.hypot(where.b, where.e))
+    if not math.isfinite(farthest) or not all(map(math.isfinite, sides)):
+        return False
+    least = math.ulp(farthest) / _MAX_ROUNDING_PX
+    return bool(abs(where.determinant) > least * max(sides))
+
+
 def refuse_claims(dataset: Any, location: Location, size_bytes: int) -> None:
     """Refuse a file that claims what would take absurd memory or time to read.
 
     Raises:
-        DataError: If it has too many bands, too large blocks, complex numbers, or is
-            far too small for what it claims.
+        DataError: If it has too many bands, too large blocks, complex numbers, no
+            usable transform, or is far too small for what it claims.
     """
     if dataset.count > MAX_BANDS:
         raise DataError(
@@ -221,6 +235,12 @@ def refuse_claims(dataset: Any, location: Location, size_bytes: int) -> None:
             "floats. Write its amplitude to a file of its own."
         )
     problems = []
+    terms = tuple(dataset.transform)[:6]
+    if not _tells_pixels_apart(dataset):
+        problems.append(
+            f"Its transform, {terms}, gives its pixels no place or no size. Set the "
+            "right one with gdal_edit.py -a_ullr, or copy the file again."
+        )
     height, width = dataset.block_shapes[0]
     block_bands = count_block_bands(dataset)
     pixel_bytes = np.dtype(dtype).itemsize

@@ -87,7 +87,10 @@ def _read_regions(path: Path, _stamp: Any) -> Any:
             f"{path} needs a field `part` with train, val or test for every polygon; "
             f"its parts are {sorted(set(map(str, regions['part'])))}."
         )
-    types = set(regions.geom_type)
+    types = {
+        "Empty" if is_empty else kind
+        for kind, is_empty in zip(regions.geom_type, regions.is_empty, strict=True)
+    }
     if not types or not types <= _POLYGON_TYPES:
         raise DataError(
             f"{path} needs a polygon in every row, and one at least; it has "

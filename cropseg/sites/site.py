@@ -304,8 +304,10 @@ def _open_labels(
             "`resample_labels: true` to bring it there, or correct its position."
             for difference in image.native_grid.list_differences(header.grid)
         ]
-    elif not fits and not header.grid.crs:
-        problems.append(f"{path} has no CRS, so it cannot be resampled. Set its CRS.")
+    elif not fits and (misplaced := header.grid.describe_misplacement()):
+        problems.append(
+            f"{path} has {misplaced}, so it cannot be resampled. Set its CRS."
+        )
     return RasterLabels(path=path, header=header), problems
 
 
@@ -367,6 +369,12 @@ def _make_names_unique(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
 def _open_split(path: Path, entry: SplitEntry | None, gsd_m: float) -> Split | None:
     if entry is None:
         return None
+    if entry.block_m is not None and entry.block_m < gsd_m:
+        # Blocks are looked up in a table, which would outgrow the memory.
+        raise DataError(
+            f"`block_m` of {path} is {entry.block_m:g} m; expected at least a pixel, "
+            f"{gsd_m:.4g} m, and better some hundred."
+        )
     if entry.regions is not None:
         block_m = entry.block_m or _REGION_BLOCK_PX * gsd_m
         return RegionSplit(regions_path=path.parent / entry.regions, block_m=block_m)

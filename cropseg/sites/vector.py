@@ -22,13 +22,15 @@ from rasterio.crs import CRS
 from cropseg.errors import DataError
 from cropseg.sites.classes import write_value
 from cropseg.sites.drawing import draw_shapes
-from cropseg.sites.grid import Grid, Window
-from cropseg.sites.vector_file import (
-    VectorTable,
-    join_names,
-    read_table,
-    stamp_files,
+from cropseg.sites.geometry import (
+    DRAWING_OPTIONS,
+    POINT_TYPES,
+    measure_areas_m2,
+    prepare_shapes,
 )
+from cropseg.sites.grid import Grid, Window
+from cropseg.sites.vector_file import read_table, stamp_files
+from cropseg.sites.vector_table import VectorTable, join_names
 
 NO_FIELD: Final = -1
 """The field id of a pixel that no field labels."""
@@ -36,9 +38,6 @@ NO_FIELD: Final = -1
 _BLOCK_PX: Final = 256
 _MAX_BLOCKS: Final = 128  # 32 MB in all
 _OVERLAP_SHARE: Final = 0.01
-_EQUAL_AREA: Final = "EPSG:6933"
-_POINT_TYPES: Final = {0: "Point", 4: "MultiPoint"}
-_POLYGON_TYPES: Final = {3: "Polygon", 6: "MultiPolygon"}
 
 FieldIds = npt.NDArray[np.int32]
 Filter = tuple[tuple[str, tuple[str | float, ...]], ...]
@@ -114,7 +113,7 @@ class Fields:
         """Whether the fields are points."""
         import shapely
 
-        return int(shapely.get_type_id(self.geometries[0])) in _POINT_TYPES
+        return int(shapely.get_type_id(self.geometries[0])) in POINT_TYPES
 
     def count_values(self) -> Counter[str]:
         """Count the fields of every label value."""
@@ -215,8 +214,12 @@ def _open_fields(source: VectorSource, crs: CRS, _stamp: Any) -> Fields:
             crs=crs,
         )
         kept = _filter_rows(source, table)
-        shapes, has_place, num_repaired = _prepare_shapes(
-            source, table.shapes[kept], table.crs, crs
+        shapes, has_place, num_repaired = prepare_shapes(
+            table.shapes[kept],
+            table.crs,
+            crs,
+            path=source.path,
+            options=[key for key in DRAWING_OPTIONS if getattr(source, key)],
         )
     values = compress(compress(table.columns[source.field], kept), has_place)
     return Fields(
@@ -224,7 +227,7 @@ def _open_fields(source: VectorSource, crs: CRS, _stamp: Any) -> Fields:
         crs=crs,
         values=tuple(map(_write_label, values)),
         geometries=shapes,
-        areas_m2=_measure_areas_m2(shapes, crs, source.buffer_m, metres_per_unit),
+        areas_m2=measure_areas_m2(shapes, crs, source.buffer_m, metres_per_unit),
         num_repaired=num_repaired,
         num_dropped=int((~has_place).sum()),
         num_left_out=int((~kept).sum()),
@@ -270,81 +273,6 @@ def _filter_rows(source: VectorSource, table: VectorTable) -> npt.NDArray[np.boo
             f"{'; '.join(found)}. Correct the values."
         )
     return kept
-
-
-def _prepare_shapes(
-    source: VectorSource, shapes: npt.NDArray[np.object_], source_crs: Any, crs: CRS
-) -> tuple[npt.NDArray[np.object_], npt.NDArray[np.bool_], int]:
-    """Return valid shapes in a CRS, which rows have one, and how many were repaired."""
-    import geopandas
-    import shapely
-
-    path = source.path
-    has_place = ~(shapely.is_missing(shapes) | shapely.is_empty(shapes))
-    _check_types(source, shapes[has_place])
-    try:
-        flat = shapely.force_2d(shapes[has_place])
-        series = geopandas.GeoSeries(flat, crs=source_crs).to_crs(crs)
-    except RuntimeError as error:  # pyproj's errors are
-        raise DataError(
-            f"There is no way from the CRS of {path} to {_name(crs)}: {error}. Write "
-            "it again in a CRS with an EPSG code."
-        ) from error
-    found = series.to_numpy().copy()
-    corners, owners = shapely.get_coordinates(found, return_index=True)
-    found[owners[~np.isfinite(corners).all(axis=1)]] = None  # bounds skip a NaN
-    broken = ~(shapely.is_valid(found) | shapely.is_missing(found))
-    found[broken] = shapely.make_valid(
-        found[broken], method="structure", keep_collapsed=False
-    )
-    is_left = ~(shapely.is_missing(found) | shapely.is_empty(found))
-    has_place[has_place] = is_left
-    if not is_left.any():
-        raise DataError(
-            f"None of the {len(shapes)} rows of {path} has a polygon or a point with "
-            f"a place in {_name(crs)}. Look at it in QGIS."
-        )
-    return found[is_left], has_place, int((broken & is_left).sum())
-
-
-def _check_types(source: VectorSource, shapes: npt.NDArray[np.object_]) -> None:
-    import shapely
-
-    path = source.path
-    types = set(shapely.get_type_id(shapes).tolist())
-    for known, noun, keys in (
-        (_POLYGON_TYPES, "polygons", ("buffer_m",)),
-        (_POINT_TYPES, "points", ("edge_buffer_m", "all_touched")),
-    ):
-        if types <= set(known):
-            given = [key for key in keys if types and getattr(source, key)]
-            if given:
-                raise DataError(
-                    f"{path} holds {noun}, with which `{given[0]}` does not go. "
-                    "Leave it out."
-                )
-            return
-    counts = Counter(shape.geom_type for shape in shapes)
-    found = ", ".join(f"{count} {name}" for name, count in counts.items())
-    raise DataError(
-        f"{path} holds {found}; expected polygons alone or points alone. Keep one kind "
-        "in a file or a layer, and turn lines into polygons."
-    )
-
-
-def _measure_areas_m2(
-    shapes: npt.NDArray[np.object_], crs: CRS, buffer_m: float, metres_per_unit: float
-) -> npt.NDArray[np.float64]:
-    import geopandas
-    import shapely
-
-    if int(shapely.get_type_id(shapes[0])) in _POINT_TYPES:
-        num_points = shapely.get_num_geometries(shapes)
-        return np.asarray(num_points * math.pi * buffer_m**2, np.float64)
-    if math.isnan(metres_per_unit):
-        plane = geopandas.GeoSeries(shapes, crs=crs).to_crs(_EQUAL_AREA)
-        return np.asarray(plane.area, np.float64)
-    return np.asarray(shapely.area(shapes) * metres_per_unit**2, np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)

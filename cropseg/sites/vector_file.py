@@ -8,33 +8,28 @@ machine (HAZARDS 6). GeoJSON and CSV are read without GDAL.
 from __future__ import annotations
 
 import codecs
-import csv
-import difflib
-import io
-import json
-import re
+import contextlib
+import sqlite3
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
 from rasterio.crs import CRS
 
-from cropseg.errors import (
-    DataError,
-    DataFileNotFoundError,
-    UnsafeFileError,
-    join_problems,
+from cropseg.errors import DataError, DataFileNotFoundError, UnsafeFileError
+from cropseg.sites.vector_table import (
+    SHOWN_BYTES,
+    VectorRequest,
+    VectorTable,
+    describe_damage,
+    join_names,
+    refuse_start,
+    require_names,
 )
+from cropseg.sites.vector_text import read_csv, read_geojson
 
-_MAX_LISTED: Final = 10
-_DEGREES: Final = "EPSG:4326"
-_MAX_LAT: Final = 90
 _START_BYTES: Final = 64
-_SHOWN_BYTES: Final = 20
 _STARTS: Final = {
     ".gpkg": b"SQLite format 3\0",
     ".shp": b"\0\0\x27\x0a",
@@ -42,32 +37,6 @@ _STARTS: Final = {
     ".geoparquet": b"PAR1",
 }
 _SHAPEFILE_ENDINGS: Final = (".dbf", ".shx", ".prj", ".cpg")
-
-
-@dataclass(frozen=True, kw_only=True)
-class VectorTable:
-    """The rows of a vector file."""
-
-    columns: Mapping[str, Sequence[Any]]
-    """What the fields asked for hold, None or NaN where nothing."""
-    shapes: npt.NDArray[np.object_]
-    """The geometry of each row, or None."""
-    crs: Any
-    """CRS of the geometries, as geopandas understands it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Request:
-    """What to read."""
-
-    path: Path
-    """The file."""
-    fields: Sequence[str]
-    """The fields wanted."""
-    layer: str | None
-    """The layer wanted, or None for the only one."""
-    crs: CRS | None
-    """CRS of the columns `x` and `y` of a CSV file."""
 
 
 def list_files(path: Path) -> tuple[Path, ...]:
@@ -118,7 +87,7 @@ def check_start(path: Path) -> None:
     expected = _STARTS.get(path.suffix.lower(), b"")
     text = start.removeprefix(codecs.BOM_UTF8).lstrip()
     if text.startswith(b"<") or not start.startswith(expected):
-        raise _refuse_start(path, start[: len(expected) or _SHOWN_BYTES], expected)
+        raise refuse_start(path, start[: len(expected) or SHOWN_BYTES], expected)
 
 
 def read_table(
@@ -151,8 +120,8 @@ def read_table(
             f"files that end in {', '.join(_READERS)}. Convert it with ogr2ogr."
         )
     if layer is not None and ending != ".gpkg":
-        _require("layer", [layer], [path.stem], path)
-    request = _Request(path=path, fields=fields, layer=layer, crs=crs)
+        require_names("layer", [layer], [path.stem], path)
+    request = VectorRequest(path=path, fields=fields, layer=layer, crs=crs)
     try:
         table = _READERS[ending](request)
     except UnicodeDecodeError as error:
@@ -168,26 +137,7 @@ def read_table(
     return table
 
 
-def _require(noun: str, names: Iterable[str], known: Sequence[str], path: Path) -> None:
-    for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-            raise DataError(
-                f"{path} has no {noun} `{name}`; it has {join_names(known)}."
-                + (f" The nearest is `{near[0]}`." if near else "")
-            )
-
-
-def _refuse_start(path: Path, found: object, expected: object) -> UnsafeFileError:
-    rule = f"; one that ends in `{path.suffix}` begins with {expected!r}"
-    return UnsafeFileError(
-        f"{path} begins with {found!r}{rule if expected else ''}. It is not opened: "
-        "its content is not what its ending says, and a file in disguise can read "
-        "others. Give it the ending of its format, or copy it again."
-    )
-
-
-def _read_geopackage(request: _Request) -> VectorTable:
+def _read_geopackage(request: VectorRequest) -> VectorTable:
     import pyogrio
 
     path, layer = request.path, request.layer
@@ -195,20 +145,44 @@ def _read_geopackage(request: _Request) -> VectorTable:
     try:
         found = pyogrio.list_layers(str(path.absolute()))
     except RuntimeError as error:  # pyogrio's errors are
-        raise _describe_damage(path, error) from error
+        raise describe_damage(path, error) from error
     layers = [str(name) for name, geometry_type in found if geometry_type is not None]
     if layer is not None:
-        _require("layer", [layer], layers, path)
+        require_names("layer", [layer], layers, path)
     elif len(layers) != 1:
         raise DataError(
             f"{path} has {len(layers)} layers ({join_names(layers)}). Name one in "
             "`layer`, or write it to a file of its own."
         )
-    frame = _read_layer(path, "GPKG", layer=layer or layers[0])
-    return _to_table(request, frame)
+    chosen = layer or layers[0]
+    _refuse_view(path, chosen)
+    return _to_table(request, _read_layer(path, "GPKG", layer=chosen))
 
 
-def _read_shapefile(request: _Request) -> VectorTable:
+def _refuse_view(path: Path, layer: str) -> None:
+    """Refuse a layer that a query makes: it may have rows without end."""
+    query = "SELECT type, sql FROM sqlite_master WHERE name = ? COLLATE NOCASE"
+    try:
+        # What is still in the log is read, but no log is begun.
+        has_log = path.with_name(f"{path.name}-wal").exists()
+        address = (
+            f"{path.absolute().as_uri()}?{'mode=ro' if has_log else 'immutable=1'}"
+        )
+        with contextlib.closing(sqlite3.connect(address, uri=True)) as database:
+            found = database.execute(query, [layer]).fetchall()
+    except (sqlite3.Error, UnicodeDecodeError) as error:
+        raise describe_damage(path, error) from error
+    if any(
+        kind == "view" or str(sql).upper().startswith("CREATE VIRTUAL")
+        for kind, sql in found
+    ):
+        raise UnsafeFileError(
+            f"Layer `{layer}` of {path} is a query, which may never end. Write its "
+            "rows to a file of their own with ogr2ogr."
+        )
+
+
+def _read_shapefile(request: VectorRequest) -> VectorTable:
     check_start(request.path)
     paths = list_files(request.path)
     _check_lengths(paths)
@@ -255,11 +229,11 @@ def _decode_utf8(frame: Any) -> Any:
             return value
         return codecs.getincrementaldecoder("utf-8")().decode(value.encode("latin-1"))
 
-    names = [name for name in frame.columns if name != frame.geometry.name]
-    changed = {name: [decode(value) for value in frame[name]] for name in names}
-    return frame.assign(**changed).rename(
-        columns={name: decode(name) for name in names}
-    )
+    decoded = frame.copy()
+    for place, name in enumerate(frame.columns):  # of which two may be the same
+        if name != frame.geometry.name:
+            decoded.isetitem(place, [decode(value) for value in frame.iloc[:, place]])
+    return decoded.rename(columns=decode)
 
 
 def _read_layer(
@@ -267,6 +241,7 @@ def _read_layer(
 ) -> Any:
     import geopandas
     import pyogrio
+    from shapely.errors import ShapelyError
 
     try:
         name = str(path.absolute())
@@ -277,35 +252,41 @@ def _read_layer(
                 "Give it the ending of its format."
             )
         frame = pyogrio.read_dataframe(name, layer=layer, encoding=encoding)
-    except RuntimeError as error:  # pyogrio's errors are
-        raise _describe_damage(path, error) from error
+    except (RuntimeError, ShapelyError, UnboundLocalError) as error:
+        # pyogrio's errors are RuntimeErrors, and on a damaged CRS it stumbles.
+        raise describe_damage(path, error) from error
     if not isinstance(frame, geopandas.GeoDataFrame):
         raise DataError(f"{path} has no geometry. Is it the file of the polygons?")
     return frame
 
 
-def _describe_damage(path: Path, error: Exception) -> DataError:
-    return DataError(
-        f"{path} cannot be read: {error}. The file is damaged or cut short, or one "
-        "beside it is missing; copy it again."
-    )
-
-
-def _read_parquet(request: _Request) -> VectorTable:
+def _read_parquet(request: VectorRequest) -> VectorTable:
     import geopandas
+    from pyarrow import ArrowException  # type: ignore[import-untyped]
+    from shapely.errors import ShapelyError
 
     check_start(request.path)
     try:
         frame = geopandas.read_parquet(request.path.absolute())
-    except (OSError, RuntimeError, ValueError) as error:  # pyarrow's errors are
-        raise _describe_damage(request.path, error) from error
-    return _to_table(request, frame)
+        return _to_table(request, frame)
+    except DataError:
+        raise
+    except (
+        ArrowException,
+        LookupError,
+        OSError,
+        RuntimeError,
+        ShapelyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise describe_damage(request.path, error) from error
 
 
-def _to_table(request: _Request, frame: Any) -> VectorTable:
+def _to_table(request: VectorRequest, frame: Any) -> VectorTable:
     shapes = frame.geometry
     known = [str(name) for name in frame.columns if name != shapes.name]
-    _require("field", request.fields, known, request.path)
+    require_names("field", request.fields, known, request.path)
     columns = {
         name: frame[name].astype(object).where(frame[name].notna(), None).tolist()
         for name in request.fields
@@ -313,134 +294,14 @@ def _to_table(request: _Request, frame: Any) -> VectorTable:
     return VectorTable(columns=columns, shapes=shapes.to_numpy(), crs=frame.crs)
 
 
-def _read_geojson(request: _Request) -> VectorTable:
-    from shapely.errors import ShapelyError
-    from shapely.geometry import shape
-
-    path = request.path
-    text = path.read_text(encoding="utf-8-sig")
-    if not text.lstrip().startswith("{"):
-        raise _refuse_start(path, text[:_SHOWN_BYTES], "{")
-    try:
-        document = json.loads(text)
-    except (RecursionError, ValueError) as error:
-        raise _describe_damage(path, error) from error
-    if document.get("type") != "FeatureCollection":
-        raise UnsafeFileError(
-            f"{path} is JSON of type {document.get('type')!r}; expected a "
-            "FeatureCollection. Convert it to GeoJSON with ogr2ogr."
-        )
-    shapes: list[Any] = []
-    rows: list[Mapping[str, Any]] = []
-    try:
-        for feature in document["features"]:
-            geometry = feature["geometry"]
-            shapes.append(shape(geometry) if geometry else None)
-            rows.append(dict(feature["properties"] or {}))
-        known = list(dict.fromkeys(name for row in rows for name in row))
-    except (AttributeError, KeyError, ShapelyError, TypeError, ValueError) as error:
-        raise DataError(
-            f"Feature {len(rows)} of {path}, from 0, is not as GeoJSON says: "
-            f"{error!r}. Write the file again with ogr2ogr or QGIS."
-        ) from error
-    _require("field", request.fields, known, path)
-    return VectorTable(
-        columns={name: [row.get(name) for row in rows] for name in request.fields},
-        shapes=_to_array(shapes),
-        crs=_get_geojson_crs(document, path),
-    )
-
-
-def _get_geojson_crs(document: Mapping[str, Any], path: Path) -> str | None:
-    """Return the CRS that a GeoJSON file names; a link to one is not followed."""
-    entry = document.get("crs", _DEGREES)
-    if entry is None:
-        return None
-    properties = entry.get("properties") if isinstance(entry, Mapping) else None
-    name = properties.get("name", entry) if isinstance(properties, Mapping) else entry
-    found = re.fullmatch(r"(?:urn:ogc:def:crs:)?([A-Z]+):(?:[\d.]*:)?(\w+)", str(name))
-    if not found:
-        raise DataError(
-            f"`crs` of {path} is {name}; expected a name such as EPSG:32614 as 'name' "
-            "of its `properties`."
-        )
-    authority, code = found.groups()
-    return f"{authority}:{code}"
-
-
-def _read_csv(request: _Request) -> VectorTable:
-    import shapely
-
-    path = request.path
-    content = path.read_bytes()
-    try:
-        text = content.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = content.decode("latin-1")
-    try:
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        rows = list(reader)
-        known = list(reader.fieldnames or ())
-    except csv.Error as error:
-        raise DataError(f"{path} is not CSV: {error}.") from error
-    pairs = [pair for pair in (("lon", "lat"), ("x", "y")) if set(pair) <= set(known)]
-    if len(pairs) != 1:
-        raise DataError(
-            f"{path} has the columns {join_names(known)}; expected `lon` and `lat` in "
-            "degrees, or `x` and `y` in the image's CRS, with commas between."
-        )
-    _require("column", request.fields, known, path)
-    places, problems = [], []
-    for number, row in enumerate(rows):
-        try:
-            places.append(_parse_place(row, pairs[0]))
-        except ValueError as error:
-            problems.append(f"row {number + 1} below the heading: {error}")
-    if problems:
-        title = f"{path} has {len(problems)} place(s) that cannot be read"
-        raise DataError(join_problems(title, problems[:_MAX_LISTED]))
-    return VectorTable(
-        columns={name: [row[name] for row in rows] for name in request.fields},
-        shapes=_to_array([place and shapely.Point(place) for place in places]),
-        crs=_DEGREES if pairs[0] == ("lon", "lat") else request.crs,
-    )
-
-
-def _parse_place(
-    row: Mapping[str, str | None], pair: tuple[str, str]
-) -> tuple[float, float] | None:
-    texts = [(row[name] or "").strip() for name in pair]
-    if not any(texts):
-        return None
-    x, y = map(float, texts)
-    if pair == ("lon", "lat") and abs(y) > _MAX_LAT:
-        message = f"lat {y:g} is not within 90 degrees. Are lon and lat swapped?"
-        raise ValueError(message)
-    return x, y
-
-
-def _to_array(shapes: Sequence[Any]) -> npt.NDArray[np.object_]:
-    array = np.empty(len(shapes), np.object_)
-    array[:] = shapes
-    return array
-
-
-def join_names(names: Iterable[str]) -> str:
-    """Return names for a message, the first few of many."""
-    distinct = list(dict.fromkeys(names))
-    more = len(distinct) - _MAX_LISTED
-    text = ", ".join(distinct[:_MAX_LISTED]) or "none"
-    return f"{text} and {more} more" if more > 0 else text
-
-
-_READERS: Final[Mapping[str, Callable[[_Request], VectorTable]]] = {
+_READERS: Final[Mapping[str, Callable[[VectorRequest], VectorTable]]] = {
     ".gpkg": _read_geopackage,
-    ".geojson": _read_geojson,
-    ".json": _read_geojson,
+    ".geojson": read_geojson,
+    ".json": read_geojson,
     ".shp": _read_shapefile,
     ".geoparquet": _read_parquet,
     ".parquet": _read_parquet,
-    ".csv": _read_csv,
+    ".csv": read_csv,
 }
 
 POLYGON_ENDINGS: Final = tuple(sorted(set(_READERS) - {".csv"}))

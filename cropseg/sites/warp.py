@@ -43,6 +43,7 @@ _COARSE: Final = 1.5
 _CELL_PX: Final = 128
 _EDGE_POINTS: Final = 21
 _MAX_SOURCE_PX: Final = 2**25
+_MAX_COVER_PX: Final = 2**28  # with the margin around it
 
 
 class BandSource(Protocol):
@@ -74,7 +75,8 @@ class WarpedSource:
 
         def warp(source: Window, target: Window) -> npt.NDArray[np.float32]:
             pixels = self.source.read(source, bands)
-            values = pixels.values.astype(np.float32)
+            with np.errstate(over="ignore"):  # a nodata value of float64, for one
+                values = pixels.values.astype(np.float32)
             values[~pixels.valid] = np.nan
             return self._warp(values, source, target)
 
@@ -184,6 +186,13 @@ def _warp_window(
         inside = source.clip(height=source_grid.height, width=source_grid.width)
         if not inside.height or not inside.width:
             continue
+        if source.height * source.width > _MAX_COVER_PX:
+            raise DataError(
+                f"Reading {part.height} x {part.width} pixels of {grid.gsd_m:.4g} m "
+                f"would take {source.height} x {source.width} pixels of "
+                f"{source_grid.gsd_m:.4g} m at once. Choose a `gsd_m` nearer to that "
+                "of the image, or correct the transform of the file."
+            )
         overlap = part.intersect(window)
         warped = warp(source, part)
         filled[overlap.slices_in(window)] = warped[overlap.slices_in(part)]

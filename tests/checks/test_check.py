@@ -32,6 +32,7 @@ PRAIRIE = Path(__file__).parents[2].parent / "shared" / "data" / "prairie"
 HARMLESS = {
     *("train-test-distance", "train-test-distance-between-sites", "resampled"),
     *("val-empty", "val-classes-absent", "test-classes-absent", "few-test-blocks"),
+    "test-classes-rare",
     *("fields-overlap", "classes-shared", "classes-new", "classes-gone"),
 }
 """Codes of notes that good data may have: what they say is so."""
@@ -405,6 +406,47 @@ def test_a_copy_that_stays_in_its_part_is_a_warning(tmp_path, make_site):
     assert report.separation.num_shared_pixels == 0
 
 
+def cut_scenes(folder, columns):
+    """Cut overlapping scenes out of the first one; return their manifest entries."""
+    entries = []
+    for index, (start, end) in enumerate(columns):
+        for ending in (".tif", "_labels.tif"):
+            with rasterio.open(folder / f"scene_0{ending}") as dataset:
+                values, profile = dataset.read(), dataset.profile
+            profile["transform"] @= Affine.translation(start, 0)
+            profile["width"] = end - start
+            with rasterio.open(folder / f"cut_{index}{ending}", "w", **profile) as cut:
+                cut.write(values[:, :, start:end])
+        name = f"cut_{index}"
+        entries.append({"image": f"{name}.tif", "labels": f"{name}_labels.tif"})
+    return entries
+
+
+def test_cuts_of_one_image_that_overlap_are_a_note_and_no_copy(tmp_path, make_site):
+    path = make_site(tmp_path)
+
+    report = check(edit(path, scenes=cut_scenes(tmp_path, [(0, 150), (106, 256)])))
+
+    assert get_codes(report) == [("note", "scenes-overlap")]
+    assert "29% of the smaller" in find(report, "scenes-overlap").message
+
+
+def test_a_place_that_a_scene_has_twice_is_told_as_that(tmp_path, make_site):
+    path = make_site(tmp_path, split=None)
+
+    def repeat(values):
+        values[120:180, 180:250] = values[10:70, 100:170]
+        return values
+
+    change(tmp_path / "scene_0.tif", repeat)
+
+    finding = find(check(path), "content-twice")
+
+    assert "in two places of scene_0 (" in finding.message
+    assert "% of it)" in finding.message
+    assert "repeats itself" in finding.remedy
+
+
 def photograph_again(path, names):
     """Give copies other pixels, on a grid that is two thirds of a pixel further."""
     for name in names:
@@ -550,6 +592,24 @@ def test_a_class_of_several_source_names_has_the_first_ones_share(tmp_path, make
     assert names == {"wheat", "corn", "water"}
 
 
+def test_source_classes_that_are_one_here_are_compared_together(tmp_path, make_site):
+    source = make_site(tmp_path / "1")
+    classes = [
+        {"name": "crops", "color": "#d8b56b", "values": [5, 22, 23]},
+        {"name": "grassland", "color": "#e8ffbf", "values": [176]},
+        {"name": "water", "color": "#4a6fa3", "values": [111]},
+    ]
+    classes[0]["from"] = ["soybeans", "wheat"]
+    path = make_site(tmp_path / "2", classes=classes)
+
+    report = check(path, reference=describe_site(open_site(source), TILE))
+
+    shares = report.distance.class_shares
+    names = {item.name for item in shares.changes}
+    assert names == {"soybeans + wheat", "grassland", "water"}
+    assert shares.total_variation < 0.1
+
+
 def test_a_source_without_a_split_cannot_be_compared_to(tmp_path, make_site):
     with pytest.raises(DataError, match="no `split`"):
         describe_site(open_site(make_site(tmp_path, split=None)), TILE)
@@ -617,6 +677,18 @@ def test_the_blocks_that_a_stopped_writer_left_out_are_found(
     assert "(33%)" in finding.message
 
 
+def test_a_file_of_two_scenes_has_one_finding(tmp_path, make_site, write_raster):
+    path = make_site(tmp_path, bands=2)
+    with rasterio.open(tmp_path / "scene_0.tif") as dataset:
+        values = np.moveaxis(dataset.read(), 0, -1)
+    write_partly(tmp_path / "scene_0.tif", write_raster, values, 128, nodata=-9999)
+    (scene,) = yaml.safe_load(path.read_text(encoding="utf-8"))["scenes"]
+
+    report = check(edit(path, scenes=[scene, scene]))
+
+    assert find(report, "blocks-left-out").level == "note"
+
+
 def test_blocks_that_were_left_out_on_purpose_are_a_note(
     tmp_path, make_site, write_raster
 ):
@@ -655,6 +727,15 @@ def test_colours_that_the_file_contradicts_are_a_warning(tmp_path, make_site):
     assert "band 1 is red, the manifest says blue" in finding.message
 
 
+def test_near_infrared_that_the_file_calls_red_is_no_finding(tmp_path, make_site):
+    path = make_site(tmp_path, bands=("nir", "red", "green"))
+    with rasterio.open(tmp_path / "scene_0.tif", "r+") as dataset:
+        dataset.descriptions = (None, None, None)
+        dataset.colorinterp = (ColorInterp.red, ColorInterp.green, ColorInterp.blue)
+
+    assert get_codes(check(path)) == []
+
+
 def test_an_image_with_a_palette_is_a_warning(tmp_path, make_site):
     path = make_site(tmp_path, bands=("red",), dtype="uint8")
     with rasterio.open(tmp_path / "scene_0.tif", "r+") as dataset:
@@ -691,6 +772,48 @@ def test_a_constant_band_and_much_nodata_are_warnings(tmp_path, make_site):
     assert {level for level, _ in get_codes(report)} == {"warning"}
 
 
+def fill_corner(path, number):
+    """Write a number over 20 x 50 pixels of every band."""
+
+    def fill(values):
+        values[100:120, 100:150] = number
+        return values
+
+    change(path.parent / "scene_0.tif", fill)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("dtype", "number", "level"),
+    [
+        ("int16", -32768, "warning"),
+        ("float32", -9999, "warning"),
+        ("float32", -3.4028235e38, "error"),
+        ("float64", -1.7e308, "error"),
+        ("float64", 1.7e308, "error"),
+    ],
+)
+def test_a_number_for_no_data_that_nobody_declared_is_found(
+    tmp_path, make_site, dtype, number, level
+):
+    path = fill_corner(make_site(tmp_path, dtype=dtype), number)
+    other = make_site(tmp_path / "1", dtype=dtype)
+    reference = describe_site(open_site(other), TILE)
+
+    report = check(path, reference=reference)
+
+    finding = find(report, "nodata-undeclared")
+    assert finding.level == level
+    assert f"{np.dtype(dtype).type(number):g} in blue, green, red" in finding.message
+    json.dumps(report.to_json(), allow_nan=False)
+    scenes = yaml.safe_load(path.read_text(encoding="utf-8"))["scenes"]
+    declared = float(np.dtype(dtype).type(number))
+    mended = check(
+        edit(path, scenes=[scene | {"nodata": declared} for scene in scenes])
+    )
+    assert not any(f"{declared:g} in" in finding.message for finding in mended.findings)
+
+
 def test_values_that_are_no_numbers_are_no_bug(tmp_path, make_site):
     def spoil(values):
         values[3, 5] = np.inf
@@ -718,6 +841,29 @@ def test_a_site_without_a_split_is_a_warning(tmp_path, make_site):
     assert report.survey.class_pixels.sum() == 0
 
 
+def test_labels_of_a_site_without_a_split_are_counted_and_compared(tmp_path, make_site):
+    with_split = check(make_site(tmp_path / "1"))
+    reference = describe_site(with_split.site, TILE)
+
+    report = check(make_site(tmp_path / "2", split=None), reference=reference)
+
+    counted = [row["all"] for row in report.list_classes()]
+    pixels = with_split.survey.class_pixels.sum(axis=0).tolist()
+    assert [item["pixels"] for item in counted] == pixels
+    assert counted[0]["ha"] == pytest.approx(pixels[0] * 80 / 1e4, abs=0.01)
+    assert report.distance.class_shares.total_variation < 0.1
+
+
+def test_a_class_that_no_label_has_is_a_note_without_a_split(tmp_path, make_site):
+    path = make_site(tmp_path, split=None)
+    change(tmp_path / "scene_0_labels.tif", lambda v: np.where(v == 111, 0, v))
+
+    report = check(path)
+
+    assert get_codes(report) == [("warning", "no-split"), ("note", "classes-absent")]
+    assert "label water." in find(report, "classes-absent").message
+
+
 @pytest.mark.parametrize("split", ["blocks", None])
 def test_unnamed_labels_are_found_with_and_without_a_split(tmp_path, make_site, split):
     report = check(make_site(tmp_path, ignore=[], split=split))
@@ -726,19 +872,58 @@ def test_unnamed_labels_are_found_with_and_without_a_split(tmp_path, make_site, 
     assert "does not name: 0 (" in find(report, "not-readable").message
 
 
-def test_a_part_without_labels_is_an_error_for_test_and_a_note_for_val(
+def test_a_test_part_without_labels_is_an_error_and_has_no_distance(
     tmp_path, make_site
 ):
     split = {"block_m": 320, "train": 1, "val": 0, "test": 0}
 
     report = check(make_site(tmp_path, split=split))
 
-    assert get_codes(report) == [
-        ("error", "not-trainable"),
-        ("note", "val-empty"),
-        ("note", "test-empty"),
-    ]
+    assert get_codes(report) == [("error", "not-trainable")]
     assert math.isinf(report.separation.distance_m)
+    assert report.to_json()["train_test_distance_m"] is None
+
+
+def forget_part(path, part, *, keep=0):
+    """Make the labels of a part unknown, but for the first few pixels of water."""
+    site = open_site(path)
+    grid = site.scenes[0].grid
+    parts = site.split.read_parts(grid, grid.window)
+
+    def forget(values):
+        rows, cols = np.nonzero((values[..., 0] == 111) & (parts == part))
+        wanted = (
+            parts == part if not keep else (parts == part) & (values[..., 0] == 111)
+        )
+        values[wanted] = 0
+        values[rows[:keep], cols[:keep]] = 111
+        return values
+
+    change(path.parent / "scene_0_labels.tif", forget)
+
+
+def test_a_val_part_without_labels_is_a_note_where_one_is_asked_for(
+    tmp_path, make_site
+):
+    path = make_site(tmp_path)
+    forget_part(path, PARTS.index("val"))
+    folds = {"block_m": 320, "folds": 3, "fold": 0}
+    shares = {"block_m": 320, "train": 0.8, "val": 0, "test": 0.2}
+
+    assert get_codes(check(path)) == [("note", "val-empty")]
+    for split in (folds, shares):
+        codes = get_codes(check(make_site(tmp_path / "2", split=split)))
+        assert ("note", "val-empty") not in codes
+
+
+def test_a_class_with_few_test_pixels_is_a_note(tmp_path, make_site):
+    path = make_site(tmp_path)
+    forget_part(path, PARTS.index("test"), keep=99)
+
+    report = check(path)
+
+    assert get_codes(report) == [("note", "test-classes-rare")]
+    assert "test pixels of water (" in find(report, "test-classes-rare").message
 
 
 def keep_water(path, num_blocks):

@@ -207,6 +207,18 @@ def test_a_site_without_labels_and_split_shows_its_images_alone(tmp_path, make_s
     assert "split:" not in reader.text
 
 
+def test_classes_of_a_site_without_a_split_have_one_count(tmp_path, make_site):
+    report = check_manifest(make_site(tmp_path, split=None), tile_size=TILE)
+    write_page(report, tmp_path / "report.html")
+
+    text = Reader((tmp_path / "report.html").read_text(encoding="utf-8")).text
+
+    assert "all, pixels" in text
+    assert "train, pixels" not in text
+    for row in report.list_classes():
+        assert f"{row['all']['pixels']:,}" in text
+
+
 def test_at_most_twelve_scenes_are_shown_and_the_rest_counted(tmp_path, make_site):
     path = make_site(tmp_path, num_scenes=14, height=24, width=64, split=None)
     write_page(check_manifest(path, tile_size=TILE), tmp_path / "report.html")

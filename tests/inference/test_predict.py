@@ -396,3 +396,23 @@ def test_progress_counts_every_tile_of_what_is_to_do(scenes, map_scenes):
     assert [name for _, _, name in calls] == (
         ["scene_0.tif"] * num_tiles + ["scene_1.tif"] * num_tiles
     )
+
+
+def test_band_names_match_in_any_case(scenes, map_scenes, rewrite):
+    expected = read_map(map_scenes(scenes[:1])[0])
+    order = [3, 0, 4, 2, 1]
+    with rasterio.open(scenes[0]) as scene:
+        names = [scene.descriptions[band].upper() for band in order]
+    rewrite(scenes[0], lambda values: values[..., order], descriptions=names)
+    np.testing.assert_array_equal(read_map(map_scenes(scenes[:1])[0]), expected)
+
+
+def test_names_that_fit_in_part_and_at_other_places_are_refused(
+    scenes, map_scenes, rewrite, out_dir
+):
+    with rasterio.open(scenes[0]) as scene:
+        names = list(scene.descriptions)
+    rewrite(scenes[0], descriptions=[names[1], names[0], "other", *names[3:]])
+    with pytest.raises(ModelError, match="names its bands"):
+        map_scenes(scenes[:1])
+    assert not out_dir.exists()

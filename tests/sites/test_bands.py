@@ -108,3 +108,24 @@ def test_scenes_may_have_their_bands_in_different_orders(tmp_path, make_site):
     expected = [stored[2], stored[0], stored[2] + stored[0]]
     np.testing.assert_array_equal(found, np.stack(expected, axis=-1))
     assert site.select_bands(("sum", "blue")).bands == ("sum", "blue")
+
+
+def test_a_formula_sees_all_digits_of_its_bands():
+    values = np.full((5, 7, 3), 2**24, "int32")
+    values[..., 0] += 1  # which float32 does not hold
+    source = ArraySource(values)
+
+    pixels = BandReader(source, NAMES, ("d",), {"d": "nir - red"}).read_pixels(WINDOW)
+
+    assert (pixels.values[pixels.valid] == 1).all()
+
+
+def test_what_float32_cannot_hold_is_invalid_beside_a_derived_band():
+    values = np.full((5, 7, 3), 2.0)
+    values[1, 2, 0] = 1e300
+    source = ArraySource(values)
+
+    pixels = BandReader(source, NAMES, ("nir", "ndvi"), NDVI).read_pixels(WINDOW)
+
+    assert not pixels.valid[1, 2]
+    assert pixels.valid.sum() == 4 * 7 - 1

@@ -91,3 +91,19 @@ def test_more_than_254_classes_are_refused(tmp_path, make_site, number, is_refus
             read_manifest(path)
     else:
         assert len(read_manifest(path).classes) == 254
+
+
+def test_an_image_in_place_of_labels_does_not_list_all_its_values():
+    with pytest.raises(DataError, match=r"and 949 more \(are these labels") as error:
+        ClassMap(classes=(SOY,)).encode(np.arange(1000, dtype="uint16"))
+
+    assert len(str(error.value)) < 1200
+
+
+def test_values_above_all_signed_integers_are_encoded():
+    high = 2**63 + 5
+    item = CropClass(name="maize", color="#ffd300", values=(high,))
+
+    ids = ClassMap(classes=(SOY, item)).encode(np.array([high, high], "uint64"))
+
+    assert ids.tolist() == [1, 1]

@@ -145,3 +145,19 @@ def test_a_small_error_of_scale_that_adds_up_is_a_difference():
 
     assert small.list_differences(make_grid(width=10, transform=stretched)) == []
     assert large.list_differences(make_grid(width=2000, transform=stretched))
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({}, None),
+        ({"crs": CRS.from_epsg(4326)}, "a CRS of degrees, but a latitude of 5.19"),
+        ({"crs": None}, "no CRS"),
+        ({"crs": CRS.from_epsg(4978)}, "a local CRS"),
+        ({"crs": CRS.from_epsg(4326), "transform": Affine.scale(1, -1)}, None),
+    ],
+)
+def test_a_grid_without_a_place_on_the_earth_says_why(change, problem):
+    found = make_grid(**change).describe_misplacement()
+
+    assert found == problem or (problem and found.startswith(problem))

@@ -12,6 +12,7 @@ from affine import Affine
 from rasterio.features import rasterize
 
 from cropseg.errors import DataError, UnsafeFileError
+from cropseg.sites import labels
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.grid import Window
 from cropseg.sites.site import open_site
@@ -190,12 +191,20 @@ def test_labels_of_a_part_of_an_image_leave_the_rest_unknown(
     assert (found == IGNORE).all()
 
 
-def test_a_label_raster_without_a_crs_cannot_be_resampled(
-    tmp_path, write_raster, open_labelled
+@pytest.mark.parametrize(
+    ("crs", "problem"),
+    [
+        (None, "no CRS"),
+        ('LOCAL_CS["drone",UNIT["metre",1]]', "a local CRS"),
+        ("EPSG:4326", "a CRS of degrees, but a latitude"),
+    ],
+)
+def test_a_label_raster_without_a_place_cannot_be_resampled(
+    tmp_path, write_raster, open_labelled, crs, problem
 ):
-    write_raster(tmp_path / "labels.tif", draw_codes(), transform=WHERE, crs=None)
+    write_raster(tmp_path / "labels.tif", draw_codes(), transform=WHERE, crs=crs)
 
-    with pytest.raises(DataError, match=r"labels\.tif has no CRS"):
+    with pytest.raises(DataError, match=rf"labels\.tif has {problem}"):
         open_labelled({"labels": "labels.tif", "resample_labels": True})
 
 
@@ -345,3 +354,18 @@ def test_a_label_raster_is_counted_whole_though_it_is_larger(
     assert counts == {"5": 1100 * 1030 - 300, "999": 300}
     with rasterio.open(tmp_path / "labels.tif") as dataset:
         assert dataset.shape == (1100, 1030)
+
+
+def test_an_image_named_as_labels_is_not_counted_for_ever(
+    tmp_path, write_raster, open_labelled, monkeypatch
+):
+    monkeypatch.setattr(labels, "MAX_VALUES", 20)
+    values = np.arange(HEIGHT * WIDTH, dtype="float32").reshape(HEIGHT, WIDTH)
+    write_raster(tmp_path / "labels.tif", values, transform=WHERE)
+    site = open_labelled({"labels": "labels.tif"})
+
+    with (
+        site.open_scene(site.scenes[0]) as reader,
+        pytest.raises(DataError, match=r"labels\.tif holds more than 20 different"),
+    ):
+        reader.count_label_values()

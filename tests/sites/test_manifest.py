@@ -147,6 +147,9 @@ def test_one_class_is_too_few(edit):
     [
         ("bands: [red, nir\nsite: a", "is not YAML"),
         ("site: a\ndate: 2015-13-45", "is not YAML: month must be"),
+        ("site: a\nbands: [red]\nsite: b", "`site` stands there more than once"),
+        ("a: {b: 1, c: {d: 1, d: 2}}", "`d` stands there more than once"),
+        ("[" * 5000, "nested too deeply"),
         ("- red\n- nir\n", "holds list, not keys and values"),
         ("", "holds NoneType"),
     ],
@@ -299,3 +302,25 @@ def test_label_values_are_compared_by_their_text(edit):
 def test_labels_that_are_polygons_are_told_by_their_ending(name):
     assert is_vector_file(name)
     assert not is_vector_file(f"{name}.tif")
+
+
+@pytest.mark.parametrize(
+    "date", ["2015-09-02", "2015", "summer", "null", "2015-09-02 10:00:00"]
+)
+def test_a_date_is_any_date_or_text(edit, date):
+    path = edit(lambda document: document["scenes"][0].update(date="DATE"))
+    path.write_text(path.read_text().replace("DATE", date))
+
+    assert read_manifest(path).model_dump_json()
+
+
+@pytest.mark.parametrize(
+    ("date", "kind"),
+    [("&a [*a]", "list"), ("!!binary gICA", "bytes"), ("!!set {a, b}", "set")],
+)
+def test_a_date_that_cannot_be_written_down_is_refused(edit, date, kind):
+    path = edit(lambda document: document["scenes"][0].update(date="DATE"))
+    path.write_text(path.read_text().replace("DATE", date))
+
+    with pytest.raises(DataError, match=rf"date`: expected a date .* not a {kind}"):
+        read_manifest(path)

@@ -132,3 +132,20 @@ def test_a_file_that_claims_the_absurd_is_refused_at_once(
     else:
         with pytest.raises(DataError, match=problem):
             read_header(path)
+
+
+@pytest.mark.parametrize(
+    "where",
+    [
+        Affine(0, 0, 600_005, 0, 0, 5_200_003),
+        Affine(10, 10, 600_005, 10, 10, 5_200_003),
+        Affine(10, 0, np.nan, 0, -8, 5_200_003),
+        Affine(10, 0, np.inf, 0, -8, 5_200_003),
+        Affine(10, 0, 600_005, 0, -1e-12, 5_200_003),
+    ],
+)
+def test_pixels_without_a_place_or_a_size_are_refused(tmp_path, write_raster, where):
+    path = write_raster(tmp_path / "a.tif", np.ones((3, 4), "uint8"), transform=where)
+
+    with pytest.raises(DataError, match="no place or no size"):
+        read_header(path)

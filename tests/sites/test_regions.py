@@ -85,6 +85,10 @@ def edit_regions(path, change):
             lambda f: f[0].update(geometry={"type": "Point", "coordinates": [1, 2]}),
             "a polygon in every row",
         ),
+        (
+            lambda f: f[0].update(geometry={"type": "Polygon", "coordinates": []}),
+            "a polygon in every row, .* Empty",
+        ),
         (lambda f: f.clear(), "a field `part`"),
     ],
 )

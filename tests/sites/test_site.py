@@ -193,6 +193,7 @@ def test_another_number_of_bands_is_refused(tmp_path, make_site):
     [
         (None, "has no CRS"),
         ('LOCAL_CS["drone",UNIT["metre",1]]', "has a local CRS"),
+        ("EPSG:4326", "has a CRS of degrees, but a latitude of 5.1"),
     ],
 )
 def test_an_image_without_a_place_on_the_earth_is_refused(
@@ -580,3 +581,11 @@ def test_the_polygons_of_demo_area_2_label_its_pixels(tmp_path):
         cut = reader.read_labels(scene.grid.window)
     np.testing.assert_array_equal(cut[cut != IGNORE], expected[cut != IGNORE])
     assert set(np.unique(labels)) == {*range(len(site.classes)), IGNORE}
+
+
+def test_a_block_smaller_than_a_pixel_is_refused(tmp_path, make_site):
+    path = make_site(tmp_path)
+    split = yaml.safe_load(path.read_text())["split"]
+
+    with pytest.raises(DataError, match=r"`block_m` .* is 0\.32 m; expected at"):
+        open_site(edit(path, split=split | {"block_m": 0.32, "gap_m": 0}))

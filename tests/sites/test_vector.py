@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
@@ -60,42 +59,17 @@ def make_point(col, row, grid=None):
     return shapely.Point((grid or make_grid()).transform @ (col, row))
 
 
-def write(path, shapes, *, crs=UTM, **columns):
-    """Write shapes and their fields; `crop` is 1, 2, 3, ... if not given."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = columns or {"crop": list(range(1, len(shapes) + 1))}
-    frame = geopandas.GeoDataFrame(columns, geometry=list(shapes), crs=crs)
-    if path.suffix in {".parquet", ".geoparquet"}:
-        frame.to_parquet(path)
-    elif path.suffix in {".geojson", ".json"}:
-        frame.to_file(path, driver="GeoJSON", engine="pyogrio", RFC7946="NO")
-    else:
-        frame.to_file(path, engine="pyogrio")
-    return path
-
-
 @pytest.fixture
-def open_shapes(tmp_path):
+def open_shapes(tmp_path, write_shapes):
     """Return a function that writes shapes to a GeoPackage and opens them."""
 
     def open_them(shapes, *, crs=UTM, columns=None, image_crs=None, **options):
         path = tmp_path / f"{len(list(tmp_path.iterdir()))}.gpkg"
-        write(path, shapes, crs=crs, **(columns or {}))
+        write_shapes(path, shapes, crs=crs, **(columns or {}))
         source = VectorSource(path=path, field="crop", **options)
         return open_fields(source, image_crs or crs)
 
     return open_them
-
-
-def write_geojson(path, *features, **members):
-    document = {"type": "FeatureCollection", "features": list(features)} | members
-    path.write_text(json.dumps(document), encoding="utf-8")
-    return path
-
-
-def make_feature(geometry, **properties):
-    geometry = geometry and shapely.geometry.mapping(geometry)
-    return {"type": "Feature", "geometry": geometry, "properties": properties}
 
 
 def draw_random_shapes(seed, grid):
@@ -149,12 +123,12 @@ windows = st.builds(
 
 
 @pytest.fixture(scope="module")
-def open_random(tmp_path_factory):
+def open_random(tmp_path_factory, write_shapes):
     folder = tmp_path_factory.mktemp("random")
 
     def open_them(seed, grid, **options):
         path = folder / f"{seed}.parquet"
-        write(path, draw_random_shapes(seed, grid), crs=grid.crs)
+        write_shapes(path, draw_random_shapes(seed, grid), crs=grid.crs)
         return open_fields(VectorSource(path=path, field="crop", **options), grid.crs)
 
     return open_them
@@ -257,7 +231,7 @@ def test_a_small_field_without_a_value_hides_the_large_one_below(open_shapes):
 
 
 @pytest.mark.parametrize("value", [None, math.nan, "", "  "])
-def test_what_is_no_value_labels_nothing(tmp_path, value):
+def test_what_is_no_value_labels_nothing(tmp_path, value, make_feature, write_geojson):
     feature = make_feature(make_point(4.5, 3.5), crop=value)
     path = write_geojson(tmp_path / "a.geojson", feature, crs=name_crs("EPSG:32614"))
     fields = open_fields(VectorSource(path=path, field="crop"), UTM)
@@ -376,8 +350,8 @@ def test_an_edge_buffer_in_a_crs_of_feet_is_in_metres(open_shapes, edge_m, num_l
 
 
 @pytest.mark.parametrize("option", ["edge_buffer_m", "buffer_m"])
-def test_metres_in_a_crs_of_degrees_are_refused(tmp_path, option):
-    path = write(tmp_path / "a.gpkg", [make_box((1, 3), (1, 4))])
+def test_metres_in_a_crs_of_degrees_are_refused(tmp_path, option, write_shapes):
+    path = write_shapes(tmp_path / "a.gpkg", [make_box((1, 3), (1, 4))])
     source = VectorSource(path=path, field="crop", **{option: 3.0})
     with pytest.raises(DataError, match=rf"`{option}` .*EPSG:4326.*Set `crs`"):
         open_fields(source, DEGREES)
@@ -429,12 +403,12 @@ def test_an_option_of_the_other_kind_of_shape_is_refused(
 )
 @settings(max_examples=80, deadline=None)
 def test_points_label_their_pixel_and_disc_and_clash_where_values_differ(
-    tmp_path_factory, kind, places, buffer_m, window
+    tmp_path_factory, kind, places, buffer_m, window, write_shapes
 ):
     grid = make_grid(kind)
     points = [make_point(col, row, grid) for col, row, _ in places]
     values = [value for _, _, value in places]
-    path = write(tmp_path_factory.mktemp("p") / "a.parquet", points, crop=values)
+    path = write_shapes(tmp_path_factory.mktemp("p") / "a.parquet", points, crop=values)
     source = VectorSource(path=path, field="crop", buffer_m=buffer_m)
 
     fields = open_fields(source, UTM)
@@ -490,18 +464,20 @@ def test_several_points_may_be_one_field(open_shapes):
 
 
 @pytest.mark.parametrize("ending", [".gpkg", ".geojson", ".parquet", ".shp"])
-def test_numbers_have_the_text_that_classes_are_looked_up_by(tmp_path, ending):
+def test_numbers_have_the_text_that_classes_are_looked_up_by(
+    tmp_path, ending, write_shapes
+):
     shapes = [make_point(col, 3) for col in range(4)]
     values = [5.0, 2.5, math.nan, 300.0]
-    path = write(tmp_path / f"a{ending}", shapes, crop=values)
+    path = write_shapes(tmp_path / f"a{ending}", shapes, crop=values)
     fields = open_fields(VectorSource(path=path, field="crop"), UTM)
     assert fields.values == ("5", "2.5", None, "300")
     assert fields.count_values() == {"5": 1, "2.5": 1, "300": 1}
 
 
 @pytest.mark.parametrize("change", [{"field": "Kropp"}, {"layer": "b"}])
-def test_the_field_and_the_layer_must_be_there(tmp_path, change):
-    path = write(tmp_path / "a.gpkg", [make_box((2, 8), (3, 6))])
+def test_the_field_and_the_layer_must_be_there(tmp_path, change, write_shapes):
+    path = write_shapes(tmp_path / "a.gpkg", [make_box((2, 8), (3, 6))])
     source = VectorSource(path=path, **({"field": "crop", "layer": "a"} | change))
     with pytest.raises(DataError, match="The nearest is"):
         open_fields(source, UTM)
@@ -516,7 +492,7 @@ def test_a_filter_on_a_field_that_is_not_there_is_refused(open_shapes):
         )
 
 
-def test_a_crs_that_is_not_known_is_refused(tmp_path):
+def test_a_crs_that_is_not_known_is_refused(tmp_path, make_feature, write_geojson):
     feature = make_feature(make_point(1, 2), crop=1)
     path = write_geojson(tmp_path / "a.geojson", feature, crs=name_crs("EPSG:999999"))
     with pytest.raises(DataError, match="There is no way from the CRS"):
@@ -529,10 +505,12 @@ def test_a_missing_file_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("ending", [".gpkg", ".geojson", ".json", ".shp", ".parquet"])
-def test_a_file_in_another_crs_is_brought_to_that_of_the_image(tmp_path, ending):
+def test_a_file_in_another_crs_is_brought_to_that_of_the_image(
+    tmp_path, ending, write_shapes
+):
     shape = make_box((2, 8), (3, 6))
     moved = geopandas.GeoSeries([shape], crs=UTM).to_crs(4326)
-    path = write(tmp_path / f"a{ending}", moved, crs=4326)
+    path = write_shapes(tmp_path / f"a{ending}", moved, crs=4326)
 
     fields = open_fields(VectorSource(path=path, field="crop"), UTM)
 
@@ -611,11 +589,13 @@ def test_what_has_no_place_in_the_crs_is_dropped(tmp_path):
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_a_polygon_with_a_corner_nowhere_is_dropped_and_not_repaired(tmp_path, value):
+def test_a_polygon_with_a_corner_nowhere_is_dropped_and_not_repaired(
+    tmp_path, value, write_shapes
+):
     corners = [(X, Y), (X + 90, Y), (X + 90, value), (X + 40, Y + 90), (X, Y + 90)]
     with np.errstate(invalid="ignore"):
         shapes = [shapely.Polygon(corners), make_box((12, 14), (3, 6))]
-    path = write(tmp_path / "a.parquet", shapes)
+    path = write_shapes(tmp_path / "a.parquet", shapes)
     fields = open_fields(VectorSource(path=path, field="crop"), UTM)
     assert fields.values == ("2",)
     assert (fields.num_repaired, fields.num_dropped) == (0, 1)
@@ -633,8 +613,8 @@ def test_a_polygon_with_a_corner_nowhere_is_dropped_and_not_repaired(tmp_path, v
         ([], "has no rows"),
     ],
 )
-def test_shapes_that_label_nothing_are_refused(tmp_path, shapes, message):
-    path = write(tmp_path / "a.parquet", shapes, crop=["a"] * len(shapes))
+def test_shapes_that_label_nothing_are_refused(tmp_path, shapes, message, write_shapes):
+    path = write_shapes(tmp_path / "a.parquet", shapes, crop=["a"] * len(shapes))
     with pytest.raises(DataError, match=message):
         open_fields(VectorSource(path=path, field="crop"), UTM)
 
@@ -669,19 +649,19 @@ def test_csv_in_degrees_and_in_the_crs_of_the_image(tmp_path):
         assert np.argwhere(ids == 0).tolist() == [[3, 4]]
 
 
-def test_a_file_is_read_once_until_it_changes(tmp_path):
-    path = write(tmp_path / "a.gpkg", [make_box((2, 8), (3, 6))], crop=["a"])
+def test_a_file_is_read_once_until_it_changes(tmp_path, write_shapes):
+    path = write_shapes(tmp_path / "a.gpkg", [make_box((2, 8), (3, 6))], crop=["a"])
     source = VectorSource(path=path, field="crop")
     first = open_fields(source, UTM)
     assert open_fields(source, CRS.from_epsg(32614)) is first
     path.unlink()
-    write(path, [make_box((2, 8), (3, 6))], crop=["b"])
+    write_shapes(path, [make_box((2, 8), (3, 6))], crop=["b"])
     os.utime(path, (2e9, 2e9))
     assert open_fields(source, UTM).values == ("b",)
 
 
-def test_a_changed_companion_of_a_shapefile_is_seen(tmp_path):
-    path = write(tmp_path / "a.shp", [make_box((2, 8), (3, 6))], crop=["a"])
+def test_a_changed_companion_of_a_shapefile_is_seen(tmp_path, write_shapes):
+    path = write_shapes(tmp_path / "a.shp", [make_box((2, 8), (3, 6))], crop=["a"])
     source = VectorSource(path=path, field="crop")
     assert open_fields(source, UTM).values == ("a",)
     table = path.with_suffix(".dbf")

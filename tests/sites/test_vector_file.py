@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
+import struct
 
 import geopandas
 import pyogrio
@@ -37,40 +40,15 @@ def make_box(cols, rows):
     return shapely.box(left, bottom, right, top)
 
 
-def write(path, shapes, *, crs=UTM, **columns):
-    """Write shapes and their fields; `crop` is 1, 2, 3, ... if not given."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    columns = columns or {"crop": list(range(1, len(shapes) + 1))}
-    frame = geopandas.GeoDataFrame(columns, geometry=list(shapes), crs=crs)
-    if path.suffix in {".parquet", ".geoparquet"}:
-        frame.to_parquet(path)
-    elif path.suffix in {".geojson", ".json"}:
-        frame.to_file(path, driver="GeoJSON", engine="pyogrio", RFC7946="NO")
-    else:
-        frame.to_file(path, engine="pyogrio")
-    return path
-
-
-def write_geojson(path, *features, **members):
-    document = {"type": "FeatureCollection", "features": list(features)} | members
-    path.write_text(json.dumps(document), encoding="utf-8")
-    return path
-
-
-def make_feature(geometry, **properties):
-    geometry = geometry and shapely.geometry.mapping(geometry)
-    return {"type": "Feature", "geometry": geometry, "properties": properties}
-
-
 def name_crs(name):
     return {"type": "name", "properties": {"name": name}}
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_every_format_is_read_alike(tmp_path, ending):
+def test_every_format_is_read_alike(tmp_path, ending, write_shapes):
     shapes = [make_box((2, 8), (3, 6)), make_box((9, 14), (1, 17))]
     columns = {"crop": ["blé d'hiver", "Ærter"], "year": [2016, 17]}
-    path = write(tmp_path / f"a{ending}", shapes, **columns)
+    path = write_shapes(tmp_path / f"a{ending}", shapes, **columns)
 
     table = read_table(path, fields=["year", "crop"])
 
@@ -87,13 +65,15 @@ def test_every_ending_that_a_manifest_knows_can_be_read():
 @pytest.mark.parametrize(
     ("fields", "near"), [(["Kropp"], "krop"), (["krop", "years"], "year")]
 )
-def test_a_missing_field_is_answered_with_the_nearest(tmp_path, ending, fields, near):
+def test_a_missing_field_is_answered_with_the_nearest(
+    tmp_path, ending, fields, near, write_shapes
+):
     path = tmp_path / f"a{ending}"
     if ending == ".csv":
         path.write_text("x,y,krop,year\n1,2,a,2016\n")
         known = "x, y, krop, year"
     else:
-        write(path, [make_box((2, 8), (3, 6))], krop=["a"], year=[2016])
+        write_shapes(path, [make_box((2, 8), (3, 6))], krop=["a"], year=[2016])
         known = "krop, year"
     with pytest.raises(DataError, match=rf"{known}\. The nearest is `{near}`"):
         read_table(path, fields=fields)
@@ -130,16 +110,18 @@ def test_a_layer_that_is_missing_or_not_named_is_an_error(layers_path, layer, me
         read_table(layers_path, fields=["crop"], layer=layer)
 
 
-def test_a_file_of_one_layer_has_no_other(tmp_path):
-    path = write(tmp_path / "a.shp", [make_box((2, 8), (3, 6))])
+def test_a_file_of_one_layer_has_no_other(tmp_path, write_shapes):
+    path = write_shapes(tmp_path / "a.shp", [make_box((2, 8), (3, 6))])
     assert read_table(path, fields=["crop"], layer="a").columns == {"crop": [1]}
     with pytest.raises(DataError, match="no layer `b`; it has a"):
         read_table(path, fields=["crop"], layer="b")
 
 
 @pytest.mark.parametrize("ending", [*ENDINGS, ".csv"])
-def test_a_virtual_file_in_disguise_is_not_opened(tmp_path, ending, monkeypatch):
-    write(tmp_path / "secret.gpkg", [make_box((2, 8), (3, 6))])
+def test_a_virtual_file_in_disguise_is_not_opened(
+    tmp_path, ending, monkeypatch, write_shapes
+):
+    write_shapes(tmp_path / "secret.gpkg", [make_box((2, 8), (3, 6))])
     path = tmp_path / f"a{ending}"
     path.write_text(VRT.format(tmp_path / "secret.gpkg") + "</OGRVRTLayer></OGRVRTDat")
     monkeypatch.setattr(pyogrio, "read_info", None)
@@ -160,8 +142,8 @@ def test_a_pipeline_of_gdal_in_disguise_is_not_run(tmp_path):
 @pytest.mark.parametrize(
     ("real", "named"), [(".shp", ".gpkg"), (".gpkg", ".shp"), (".geojson", ".parquet")]
 )
-def test_a_file_of_another_format_is_not_opened(tmp_path, real, named):
-    path = write(tmp_path / f"a{real}", [make_box((2, 8), (3, 6))])
+def test_a_file_of_another_format_is_not_opened(tmp_path, real, named, write_shapes):
+    path = write_shapes(tmp_path / f"a{real}", [make_box((2, 8), (3, 6))])
     other = shutil.copy(path, tmp_path / f"b{named}")
     with pytest.raises(UnsafeFileError, match="begins with"):
         read_table(other, fields=["crop"])
@@ -179,8 +161,10 @@ def test_a_database_that_is_no_geopackage_is_not_opened(tmp_path):
         read_table(other, fields=["crop"])
 
 
-def test_a_file_that_gdal_takes_for_another_format_is_not_read(tmp_path, monkeypatch):
-    path = write(tmp_path / "a.gpkg", [make_box((2, 8), (3, 6))])
+def test_a_file_that_gdal_takes_for_another_format_is_not_read(
+    tmp_path, monkeypatch, write_shapes
+):
+    path = write_shapes(tmp_path / "a.gpkg", [make_box((2, 8), (3, 6))])
     monkeypatch.setattr(pyogrio, "read_info", lambda *_, **__: {"driver": "SQLite"})
     monkeypatch.setattr(pyogrio, "read_dataframe", None)
     with pytest.raises(UnsafeFileError, match="but is a file of SQLite"):
@@ -196,13 +180,13 @@ def test_an_ending_that_is_not_known_is_an_error(tmp_path, name):
 
 @pytest.mark.parametrize("ending", VECTOR_ENDINGS)
 @pytest.mark.parametrize("keep", [0, 16, 120, 0.6])
-def test_a_file_cut_short_is_one_clear_error(tmp_path, ending, keep):
+def test_a_file_cut_short_is_one_clear_error(tmp_path, ending, keep, write_shapes):
     path = tmp_path / f"a{ending}"
     shapes = [make_box((col, col + 2), (3, 6)) for col in range(40)]
     if ending == ".csv":
         path.write_bytes(b"x,y,crop\n600005,5200003,\xff\n" + b"6" * 200)
     else:
-        write(path, shapes, crop=["barley"] * 40)
+        write_shapes(path, shapes, crop=["barley"] * 40)
     size = path.stat().st_size
     os.truncate(path, int(keep * size) if keep < 1 else keep)
     with pytest.raises((DataError, UnsafeFileError), match=rf"a\{ending}"):
@@ -210,17 +194,19 @@ def test_a_file_cut_short_is_one_clear_error(tmp_path, ending, keep):
 
 
 @pytest.mark.parametrize("ending", [".shp", ".dbf"])
-def test_a_shapefile_that_lost_its_last_row_is_an_error(tmp_path, ending):
+def test_a_shapefile_that_lost_its_last_row_is_an_error(tmp_path, ending, write_shapes):
     shapes = [make_box((col, col + 2), (3, 6)) for col in range(40)]
-    path = write(tmp_path / "a.shp", shapes).with_suffix(ending)
+    path = write_shapes(tmp_path / "a.shp", shapes).with_suffix(ending)
     os.truncate(path, path.stat().st_size - 2)
     with pytest.raises(DataError, match=rf"a\{ending} has .* cut short"):
         read_table(path.with_suffix(".shp"), fields=["crop"])
 
 
 @pytest.mark.parametrize("missing", [".dbf", ".prj", ".shx"])
-def test_a_shapefile_without_its_companions_is_an_error(tmp_path, missing):
-    path = write(tmp_path / "a.shp", [make_box((2, 8), (3, 6))])
+def test_a_shapefile_without_its_companions_is_an_error(
+    tmp_path, missing, write_shapes
+):
+    path = write_shapes(tmp_path / "a.shp", [make_box((2, 8), (3, 6))])
     path.with_suffix(missing).unlink()
     message = {".dbf": "no field `crop`", ".prj": "no CRS", ".shx": "cannot be read"}
     with pytest.raises(DataError, match=message[missing]):
@@ -257,7 +243,9 @@ def test_a_missing_file_and_a_folder_are_no_files(tmp_path):
         ({"type": "name", "properties": ["EPSG:32614"]}, "expected a name"),
     ],
 )
-def test_a_crs_of_geojson_that_is_no_name_is_refused(tmp_path, crs, message):
+def test_a_crs_of_geojson_that_is_no_name_is_refused(
+    tmp_path, crs, message, make_feature, write_geojson
+):
     feature = make_feature(shapely.Point(1, 2), crop=1)
     path = write_geojson(tmp_path / "a.geojson", feature, crs=crs)
     with pytest.raises(DataError, match=message):
@@ -267,7 +255,9 @@ def test_a_crs_of_geojson_that_is_no_name_is_refused(tmp_path, crs, message):
 @pytest.mark.parametrize(
     "name", ["urn:ogc:def:crs:EPSG::4326", "urn:ogc:def:crs:OGC:1.3:CRS84", "EPSG:4326"]
 )
-def test_degrees_in_geojson_are_longitude_then_latitude(tmp_path, name):
+def test_degrees_in_geojson_are_longitude_then_latitude(
+    tmp_path, name, make_feature, write_geojson
+):
     feature = make_feature(shapely.Point(-97.5, 46.9), crop=1)
     path = write_geojson(tmp_path / "a.geojson", feature, crs=name_crs(name))
     table = read_table(path, fields=["crop"])
@@ -290,7 +280,9 @@ def test_degrees_in_geojson_are_longitude_then_latitude(tmp_path, name):
         },
     ],
 )
-def test_a_feature_that_is_not_as_geojson_says_is_named(tmp_path, feature):
+def test_a_feature_that_is_not_as_geojson_says_is_named(
+    tmp_path, feature, make_feature, write_geojson
+):
     good = make_feature(shapely.Point(1, 2), crop=1)
     path = write_geojson(tmp_path / "a.geojson", good, feature)
     with pytest.raises(DataError, match=r"Feature 1 of .*a\.geojson"):
@@ -320,8 +312,10 @@ def test_names_in_a_shapefile_are_read_right(tmp_path, encoding, has_cpg):
     assert table.columns == {field: [value, "b"]}
 
 
-def test_a_character_cut_in_two_at_the_end_of_a_field_is_left_out(tmp_path):
-    path = write(tmp_path / "a.shp", [shapely.Point(1, 2)], crop=["Grønkornæ"])
+def test_a_character_cut_in_two_at_the_end_of_a_field_is_left_out(
+    tmp_path, write_shapes
+):
+    path = write_shapes(tmp_path / "a.shp", [shapely.Point(1, 2)], crop=["Grønkornæ"])
     path.with_suffix(".cpg").unlink()
     table = path.with_suffix(".dbf")
     content = table.read_bytes()
@@ -355,9 +349,9 @@ def test_places_in_a_table_need_a_crs(tmp_path):
         read_table(path, fields=["crop"])
 
 
-def test_the_files_of_a_shapefile_belong_together(tmp_path):
-    path = write(tmp_path / "a.shp", [make_box((2, 8), (3, 6))])
-    write(tmp_path / "b.shp", [make_box((2, 8), (3, 6))])
+def test_the_files_of_a_shapefile_belong_together(tmp_path, write_shapes):
+    path = write_shapes(tmp_path / "a.shp", [make_box((2, 8), (3, 6))])
+    write_shapes(tmp_path / "b.shp", [make_box((2, 8), (3, 6))])
     path.with_suffix(".prj").rename(path.with_suffix(".PRJ"))
 
     files = list_files(path)
@@ -368,8 +362,10 @@ def test_the_files_of_a_shapefile_belong_together(tmp_path):
 
 
 @pytest.mark.parametrize("written", [".shp", ".dbf", ".prj"])
-def test_a_stamp_changes_with_every_file_of_a_shapefile(tmp_path, written):
-    path = write(tmp_path / "a.shp", [make_box((2, 8), (3, 6))])
+def test_a_stamp_changes_with_every_file_of_a_shapefile(
+    tmp_path, written, write_shapes
+):
+    path = write_shapes(tmp_path / "a.shp", [make_box((2, 8), (3, 6))])
     before = stamp_files(path)
     assert stamp_files(path) == before
     os.utime(path.with_suffix(written), (2e9, 2e9))
@@ -377,8 +373,8 @@ def test_a_stamp_changes_with_every_file_of_a_shapefile(tmp_path, written):
 
 
 @pytest.mark.parametrize("ending", POLYGON_ENDINGS)
-def test_a_file_that_is_what_it_says_passes(tmp_path, ending):
-    check_start(write(tmp_path / f"a{ending}", [make_box((2, 8), (3, 6))]))
+def test_a_file_that_is_what_it_says_passes(tmp_path, ending, write_shapes):
+    check_start(write_shapes(tmp_path / f"a{ending}", [make_box((2, 8), (3, 6))]))
 
 
 @pytest.mark.parametrize("ending", [*POLYGON_ENDINGS, ".vrt", ".csv", ""])
@@ -388,3 +384,85 @@ def test_xml_does_not_pass_under_any_name(tmp_path, ending, before):
     path.write_text(before + VRT, encoding="utf-8")
     with pytest.raises(UnsafeFileError, match="its content is not what its ending"):
         check_start(path)
+
+
+@pytest.mark.parametrize("ending", [".shp", ".csv", ".no_cpg.shp"])
+def test_a_field_that_is_there_twice_is_an_error(tmp_path, ending, write_shapes):
+    path = tmp_path / f"a{ending}"
+    if ending == ".csv":
+        path.write_text("lon,lat,crop,crop\n1,2,a,b\n")
+    else:
+        write_shapes(path, [make_box((2, 8), (3, 6))], crop=[1], corn=[2])
+        table = path.with_suffix(".dbf")
+        table.write_bytes(table.read_bytes().replace(b"corn", b"crop"))
+        if "no_cpg" in ending:
+            path.with_suffix(".cpg").unlink()
+
+    with pytest.raises(DataError, match=r"has 2 \w+ `crop`. Rename all but one"):
+        read_table(path, fields=["crop"])
+
+
+def test_a_layer_that_is_a_query_without_end_is_not_read(tmp_path, write_shapes):
+    path = write_shapes(tmp_path / "a.gpkg", [make_box((2, 8), (3, 6))])
+    with contextlib.closing(sqlite3.connect(path)) as database, database:
+        database.execute(
+            "CREATE VIEW b AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 "
+            "FROM n) SELECT n.i AS fid, a.geom, a.crop FROM n, a"
+        )
+        database.execute(
+            "INSERT INTO gpkg_contents (table_name, data_type, srs_id) "
+            "SELECT 'b', data_type, srs_id FROM gpkg_contents"
+        )
+        database.execute(
+            "INSERT INTO gpkg_geometry_columns SELECT 'b', column_name, "
+            "geometry_type_name, srs_id, z, m FROM gpkg_geometry_columns"
+        )
+
+    with pytest.raises(UnsafeFileError, match=r"Layer `b` .* is a query"):
+        read_table(path, fields=["crop"], layer="b")
+    assert len(read_table(path, fields=["crop"], layer="a").shapes) == 1
+
+
+def test_a_geopackage_in_a_folder_is_left_alone(tmp_path, write_shapes):
+    path = write_shapes(tmp_path / "a #1?.gpkg", [make_box((2, 8), (3, 6))])
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute("PRAGMA journal_mode = WAL")
+
+    assert len(read_table(path, fields=["crop"]).shapes) == 1
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.filterwarnings("ignore:Non closed ring")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_ring_that_is_not_closed_is_one_clear_error(tmp_path, write_shapes):
+    path = write_shapes(tmp_path / "a.shp", [make_box((2, 8), (3, 6))])
+    content = path.read_bytes()
+    corner = struct.pack("<dd", X + 80, Y - 48)  # the first of the box, and the last
+    assert content.count(corner) >= 2
+    path.write_bytes(content.replace(corner, struct.pack("<dd", X + 81, Y - 48), 1))
+
+    with pytest.raises(DataError, match=r"cannot be read.*copy it again"):
+        read_table(path, fields=["crop"])
+
+
+def test_a_polygon_cut_short_in_a_table_of_columns_is_one_clear_error(tmp_path):
+    path, box = tmp_path / "a.parquet", make_box((2, 8), (3, 6))
+    frame = geopandas.GeoDataFrame({"crop": [1]}, geometry=[box], crs=UTM)
+    frame.to_parquet(path, compression=None)
+    content, polygon = path.read_bytes(), shapely.to_wkb(box)
+    assert polygon in content
+    longer = polygon[:5] + struct.pack("<I", 9) + polygon[9:]  # 9 rings, not one
+    path.write_bytes(content.replace(polygon, longer))
+
+    with pytest.raises(DataError, match=r"cannot be read.*copy it again"):
+        read_table(path, fields=["crop"])
+
+
+def test_a_coordinate_that_no_float_holds_is_one_clear_error(
+    tmp_path, make_feature, write_geojson
+):
+    path = write_geojson(tmp_path / "a.geojson", make_feature(shapely.Point(7, 2)))
+    path.write_text(path.read_text().replace("7.0", "7" * 400))
+
+    with pytest.raises(DataError, match=r"Feature 0 of .* OverflowError"):
+        read_table(path, fields=[])

@@ -384,3 +384,24 @@ def test_an_image_that_has_no_place_in_the_crs_is_refused():
 
     with pytest.raises(DataError, match="cannot be brought from EPSG:4326"):
         choose_grid(grid, crs=UTM, gsd_m=5000.0)
+
+
+def test_a_nodata_value_that_float32_cannot_hold_is_no_data(tmp_path, write_raster):
+    values = np.full((20, 30), 3.0)
+    values[:, :10] = -np.finfo("float64").max
+    path = write_raster(tmp_path / "a.tif", values, nodata=float(values[0, 0]))
+
+    with open_raster(path) as reader:
+        grid = choose_grid(reader.grid, crs=None, gsd_m=20.0)
+        pixels = WarpedSource(source=reader, grid=grid).read(grid.window, [0])
+
+    assert pixels.valid.any()
+    assert (pixels.values[pixels.valid] == 3).all()
+
+
+def test_pixels_that_would_take_absurdly_many_others_are_refused():
+    source = make_grid()
+    grid = choose_grid(source, crs=None, gsd_m=200_000.0)
+
+    with pytest.raises(DataError, match=r"at once\. Choose a `gsd_m` nearer"):
+        warp_whole(np.zeros((HEIGHT, WIDTH), "uint8"), source, grid)
