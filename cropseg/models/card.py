@@ -76,6 +76,24 @@ class Lineage(_Entry):
     """The draw of the budget."""
 
 
+class CardFeatures(_Entry):
+    """What the encoder's last features look like on the tiles of a site."""
+
+    mean: tuple[float, ...]
+    """Mean of each channel."""
+    std: tuple[float, ...]
+    """Standard deviation of each channel, between tiles too."""
+    mean_error: tuple[float, ...]
+    """Standard error of each mean, as tiles differ."""
+    std_error: tuple[float, ...]
+    """Standard error of each standard deviation."""
+    num_tiles: int
+    """Tiles that were looked at, 2 or more."""
+    half_distance: float | None = None
+    """How far the two sides of the site are apart, as `compare_features` measures
+    it; None where there are fewer than four tiles."""
+
+
 class Card(_Entry):
     """What cropseg must know of a model to use it."""
 
@@ -107,6 +125,8 @@ class Card(_Entry):
     """Means that its first layer subtracts, in raw units."""
     band_std: tuple[float, ...]
     """Standard deviations that its first layer divides by, in raw units."""
+    band_quantiles: tuple[tuple[float, ...], ...] | None = None
+    """Quantiles of each band at 0.02, 0.25, 0.5, 0.75 and 0.98, in raw units."""
     nodata_fill: tuple[float, ...]
     """What a caller puts where a pixel has no data: the band means."""
     stages: tuple[CardStage, ...]
@@ -123,6 +143,9 @@ class Card(_Entry):
     """Versions of cropseg, Keras and what it ran on."""
     scores: dict[str, Any] = {}
     """Scores by part of the split, as `evaluate --json` gives them."""
+    features: CardFeatures | None = None
+    """What its encoder makes of its training tiles, which tells how far another site
+    is; None where it was not measured."""
 
     @property
     def stored_bands(self) -> tuple[str, ...]:
@@ -189,11 +212,37 @@ def read_card(path: str | Path) -> Card:
         raise ModelError(f"The card of {path} cannot be read: {error}") from error
 
 
-def fit_site_to_card(site: Site, card: Card) -> Site:
+def fit_site_to_card(site: Site, card: Card, *, accept_gsd: bool = False) -> Site:
     """Return the site with the model's bands, in the model's order.
+
+    Args:
+        site: The site.
+        card: The model's card.
+        accept_gsd: Whether another GSD is no error.
 
     Raises:
         ModelError: If the site lacks a band of the model, or another GSD.
+    """
+    site = add_derived_bands(site, card)
+    stored = card.stored_bands
+    missing = [band for band in stored if band not in site.manifest.bands]
+    if missing:
+        raise ModelError(
+            f"The model was trained on bands {', '.join(stored)}; site "
+            f"{site.name} has no {', '.join(missing)}. Bands are matched by name: "
+            "name them alike in the manifest. A transfer can also build a model on "
+            "the site's bands, with `--bands-from site`."
+        )
+    if not accept_gsd:
+        check_gsd(site, card)
+    return site.select_bands(card.bands)
+
+
+def add_derived_bands(site: Site, card: Card) -> Site:
+    """Return the site with the formulas that only the model has.
+
+    Raises:
+        ModelError: If both have a band of one name and different formulas.
     """
     for name, formula in card.derived.items():
         own = site.derived.get(name, formula)
@@ -202,23 +251,22 @@ def fit_site_to_card(site: Site, card: Card) -> Site:
                 f"The model's band {name} is {formula}; site {site.name} derives it "
                 f"as {own}. Write the same formula, or give one another name."
             )
-    # A formula that only the model has is computed here too.
-    site = replace(site, derived={**card.derived, **site.derived})
-    stored = card.stored_bands
-    missing = [band for band in stored if band not in site.manifest.bands]
-    if missing:
-        raise ModelError(
-            f"The model was trained on bands {', '.join(stored)}; site "
-            f"{site.name} has no {', '.join(missing)}. Bands are matched by name: "
-            "name them alike in the manifest, or train a model on fewer bands."
-        )
+    return replace(site, derived={**card.derived, **site.derived})
+
+
+def check_gsd(site: Site, card: Card) -> None:
+    """Check that a site's GSD is that of the model, to a tenth.
+
+    Raises:
+        ModelError: If it is not.
+    """
     if abs(site.gsd_m / card.gsd_m - 1) > GSD_TOLERANCE:
         raise ModelError(
             f"The model was trained at a GSD of {card.gsd_m:.4g} m; site {site.name} "
             f"has {site.gsd_m:.4g} m. Set `gsd_m: {card.gsd_m:.4g}` in the manifest, "
-            "and its images are resampled."
+            "and its images are resampled. A transfer also takes `--resample-to-model` "
+            "or `--accept-gsd`."
         )
-    return site.select_bands(card.bands)
 
 
 def match_card_classes(card: Card, classes: ClassMap) -> dict[str, list[str]]:

@@ -1,4 +1,9 @@
-"""bfloat16 layer by layer, for training and prediction; never saved."""
+"""bfloat16 layer by layer, for training and prediction; never saved.
+
+It pays where a processor multiplies faster in bfloat16, for the convolutions are most
+of a step and the other layers gain nothing. On some processors it does not
+(docs/decisions/0003-float32-on-cpu.md).
+"""
 
 from __future__ import annotations
 

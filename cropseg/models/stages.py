@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cropseg.errors import ModelError
 from cropseg.runtime import keras
+
+if TYPE_CHECKING:
+    from cropseg.models.card import CardStage
 
 PARTS = ("encoder", "decoder", "head")
 """The parts of a network, from input to output."""
@@ -109,6 +112,46 @@ def read_graph(model: Any) -> Graph:
         layer["name"]: tuple(_find_sources(layer["inbound_nodes"]))
         for layer in model.get_config()["layers"]  # sorted from input to output
     }
+
+
+def find_encoder_end(model: Any, stages: Sequence[Stage | CardStage]) -> str:
+    """Return the name of the layer that gives the encoder's last features.
+
+    It is the first one that all layers of the last encoder stage lead to, or the
+    activation behind it if nothing else reads it.
+
+    Raises:
+        ModelError: If there is none.
+    """
+    graph = read_graph(model)
+    last = {s.part: frozenset(s.layers) for s in stages}["encoder"]
+    reached: dict[str, frozenset[str]] = {}
+    for name, sources in graph.items():
+        reached[name] = frozenset({name} & last).union(*(reached[s] for s in sources))
+        if reached[name] == last:
+            return _pass_activations(model, name)
+    raise ModelError(
+        f"Model {model.name!r} has no layer that all layers of its last encoder stage "
+        f"lead to: {', '.join(sorted(last))}. Name the stages so that the last of the "
+        "encoder ends in one layer."
+    )
+
+
+def _pass_activations(model: Any, name: str) -> str:
+    graph = read_graph(model)
+    layers = {layer.name: layer for layer in model.layers}
+    pixels = (1, 64, 64, 1)
+    while True:
+        readers = [reader for reader, sources in graph.items() if name in sources]
+        layer = layers.get(readers[0]) if len(readers) == 1 else None
+        if (
+            layer is None
+            or len(graph[layer.name]) > 1
+            or has_variables(layer)
+            or layer.compute_output_shape(pixels) != pixels
+        ):
+            return name
+        name = layer.name
 
 
 def _find_sources(node: Any) -> Iterator[str]:

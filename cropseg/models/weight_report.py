@@ -27,7 +27,8 @@ class WeightRow:
     reason: str
     """Why."""
     training: str = "locked"
-    """`trained`, `locked`, or `statistics run` for batch statistics that do."""
+    """`trained` or `locked`; `statistics run` or `statistics recomputed` for batch
+    statistics that do; `pretrained` for what only the training without labels did."""
     hash_before: str = ""
     """Eight digits of the SHA-256 of its values before the training."""
     hash_after: str = ""

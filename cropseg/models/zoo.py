@@ -3,7 +3,8 @@
 Every network takes raw pixel values, is made of layers that Keras itself has,
 and names each layer the same in every process. segmentation-models 1.0.1 is
 unmaintained and needs parts of Keras 2. It is used in this file only, and what
-it needs is there only while it is imported or builds. Nothing is downloaded.
+it needs is there only while it is imported or builds. ImageNet weights are the one
+thing that is downloaded, and only where they are asked for.
 
 Not offered, with what Keras 3.15.1 says about it:
 
@@ -197,6 +198,42 @@ def find_stages(model: Any, architecture: str, encoder: str) -> tuple[Stage, ...
     )
 
 
+def build_pretrained_network(architecture: str, encoder: str, *, weights: str) -> Any:
+    """Build a network of segmentation-models with a pretrained encoder.
+
+    Args:
+        architecture: Such as `unet`.
+        encoder: One of segmentation-models.
+        weights: `imagenet`, which downloads them once, or the path of a file as the
+            download would have given it.
+
+    Returns:
+        A functional model from three bands to logits of two classes, whose layers
+        have the names that `build_network` gives them.
+
+    Raises:
+        UsageError: If there is no such pair, or the encoder is no one's but ours.
+        Exception: If the weights cannot be had, or are another network's.
+    """
+    recipe = _get_recipe(architecture, encoder)
+    if getattr(recipe.build, "func", None) is not _build_foreign:
+        raise UsageError(
+            f"There are no ImageNet weights for encoder {encoder}. Choose one of "
+            f"{', '.join(_FOREIGN_ENCODERS)} for area 1, or another mode."
+        )
+    logits = _build_logits(
+        (None, None, 3),
+        num_classes=2,
+        width=None,
+        architecture=ARCHITECTURES[architecture],
+        encoder=encoder,
+        encoder_weights=weights,
+    )
+    clone = _clone_logits(logits, keras.Input((None, None, 3), name=INPUT))
+    clone.set_weights(logits.get_weights())
+    return clone
+
+
 def register_builder(
     architecture: str,
     encoder: str,
@@ -266,6 +303,26 @@ def _build_foreign(
     encoder: str,
 ) -> Any:
     """Build a network of segmentation-models, as a `Builder` does."""
+    logits = _build_logits(
+        tuple(pixels.shape[1:]),
+        num_classes=num_classes,
+        width=width,
+        architecture=architecture,
+        encoder=encoder,
+    )
+    return _clone_logits(logits, pixels).output
+
+
+def _build_logits(
+    input_shape: tuple[int | None, ...],
+    *,
+    num_classes: int,
+    width: int | None,
+    architecture: Architecture,
+    encoder: str,
+    encoder_weights: str | None = None,
+) -> Any:
+    """Build a network of segmentation-models up to its logits."""
     width = architecture.width if width is None else width
     options: dict[str, dict[str, Any]] = {
         "Unet": {"decoder_filters": tuple(width * n for n in (16, 8, 4, 2, 1))},
@@ -275,21 +332,24 @@ def _build_foreign(
     with _segmentation_models() as package:
         model = getattr(package, architecture.class_name)(
             encoder,
-            input_shape=tuple(pixels.shape[1:]),
+            input_shape=input_shape,
             classes=num_classes,
             activation="linear",
-            encoder_weights=None,
+            encoder_weights=encoder_weights,
             **options[architecture.class_name],
         )
     convolutions = [x for x in model.layers if isinstance(x, keras.layers.Conv2D)]
-    names = {**_number_names(model), convolutions[-1].name: HEAD}
-    logits = keras.Model(model.input, convolutions[-1].output)
-    clone = keras.models.clone_model(
+    return keras.Model(model.input, convolutions[-1].output)
+
+
+def _clone_logits(logits: Any, pixels: Any) -> Any:
+    """Copy a network of segmentation-models onto an input, under lasting names."""
+    names = {**_number_names(logits), logits.layers[-1].name: HEAD}
+    return keras.models.clone_model(
         logits,
         input_tensors=pixels,
         clone_function=partial(_clone_layer, names=names),
     )
-    return clone.output
 
 
 def _clone_layer(layer: Any, names: Mapping[str, str]) -> Any:
@@ -345,6 +405,7 @@ def _segmentation_models() -> Iterator[Any]:
     ):
         for message in (
             "This model usually expects 1 or 3 input channels",
+            "`input_shape` is undefined or non-square",
             ".*invalid escape sequence",  # where Python first compiles the package
         ):
             warnings.filterwarnings("ignore", message)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cropseg.models.bundle import Bundle, save_bundle
@@ -86,3 +87,50 @@ def _change_card(path: Path, **changes: Any) -> None:
                     continue
             new.writestr(name, content, zipfile.ZIP_DEFLATED)
     os.replace(part, path)  # noqa: PTH105 - as short as it is clear
+
+
+@pytest.fixture(scope="session")
+def build_unet() -> Callable[..., Any]:
+    """Return a function that builds a network that cropseg knows nothing of."""
+    return _build_unet
+
+
+def _build_unet(
+    *, bands: int = 4, classes: int = 3, side: int | None = None, end: str = "inside"
+) -> Any:
+    """Build a U-Net of two levels with names of its own and random statistics.
+
+    Args:
+        bands: Its bands.
+        classes: Its classes.
+        side: Side of its input; None for any.
+        end: Where its softmax is: `inside` the last convolution, in an `activation`, a
+            `softmax` layer, or nowhere: `logits`.
+    """
+    from cropseg.runtime import keras
+
+    layers = keras.layers
+    keras.utils.set_random_seed(7)
+    image = keras.Input((side, side, bands), name="image")
+    fine = layers.Conv2D(6, 3, padding="same", activation="relu", name="down_a")(image)
+    fine = layers.BatchNormalization(name="down_a_bn")(fine)
+    coarse = layers.MaxPooling2D(name="pool")(fine)
+    coarse = layers.Conv2D(9, 3, padding="same", name="down_b")(coarse)
+    coarse = layers.BatchNormalization(name="down_b_bn", scale=False)(coarse)
+    coarse = layers.ReLU(name="down_b_relu")(coarse)
+    back = layers.Conv2DTranspose(6, 2, strides=2, name="up")(coarse)
+    joined = layers.Concatenate(name="join")([fine, back])
+    joined = layers.Dropout(0.2, name="drop")(joined)
+    joined = layers.Conv2D(5, 3, padding="same", name="up_conv")(joined)
+    activation = "softmax" if end == "inside" else None
+    result = layers.Conv2D(classes, 1, activation=activation, name="logits")(joined)
+    if end == "activation":
+        result = layers.Activation("softmax", name="act")(result)
+    elif end == "softmax":
+        result = layers.Softmax(name="soft")(result)
+    model = keras.Model(image, result, name="someones_unet")
+    rng = np.random.default_rng(5)
+    for weight in model.weights:  # no statistic stays 0 or 1
+        noise = rng.uniform(0.2, 0.6, tuple(weight.shape))
+        weight.assign(np.asarray(weight) + noise)
+    return model

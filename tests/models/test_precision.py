@@ -8,7 +8,7 @@ import pytest
 from cropseg.models import zoo
 from cropseg.models.bundle import add_normalization, hash_weights
 from cropseg.models.precision import copy_with_precision
-from cropseg.runtime import keras, start_run
+from cropseg.runtime import JIT_COMPILE, keras, start_run
 
 KEPT = {"pixels", "band_normalization", "head", "probabilities"}
 
@@ -58,6 +58,19 @@ def test_normalisation_head_and_softmax_compute_in_float32(model):
     assert {name for name, dtype in found.items() if dtype == "float32"} == KEPT
     assert set(found.values()) == {"float32", "bfloat16"}
     assert copy.inputs[0].dtype == copy.outputs[0].dtype == "float32"
+
+
+@pytest.mark.slow
+def test_equal_copies_train_to_equal_bits(model, pixels):
+    labels = np.random.default_rng(1).integers(0, 4, pixels.shape[:3])
+    hashes = []
+    for _ in range(2):
+        copy = copy_with_precision(model, "bfloat16")
+        copy.compile("adam", "sparse_categorical_crossentropy", jit_compile=JIT_COMPILE)
+        for _ in range(3):
+            copy.train_on_batch(pixels, labels)
+        hashes.append(hash_weights(copy))
+    assert hashes[0] == hashes[1] != hash_weights(model)
 
 
 def test_the_model_that_was_copied_stays_float32(model):
