@@ -70,9 +70,16 @@ def _set_threads() -> None:
         )
 
 
+def _find_gpu() -> bool:
+    try:
+        return bool(keras.distribution.list_devices("gpu"))
+    except RuntimeError:  # what JAX raises where there is none
+        return False
+
+
 with _hold_back_stderr():
     _set_threads()
-    _HAS_GPU = bool(keras.distribution.list_devices("gpu"))
+    _HAS_GPU = _find_gpu()
 
 
 def start_run(seed: int) -> None:

@@ -35,6 +35,11 @@ class KerasEngine:
         self._model = compile_for_predict(model)
         self._fill = np.asarray(bundle.card.nodata_fill, np.float32)
 
+    @property
+    def takes_any_size(self) -> bool:
+        """Whether tiles of any size can be predicted, and not of one only."""
+        return self._model.input_shape[1] is None
+
     def fill_nodata(self, pixels: Pixels) -> npt.NDArray[np.float32]:
         """Return raw values with the band means where a pixel has no data."""
         values = pixels.values.astype(np.float32)

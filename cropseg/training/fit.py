@@ -1,33 +1,70 @@
-"""Fitting a model: the loop that every network of cropseg is trained by."""
+"""Fitting a model: the loop that every network of cropseg is trained by.
+
+The phases of a job run one after the other, each with a trainer and an optimizer of
+its own. What is trained at a step is a function of the phases and the step alone, so
+that a training that goes on after an interruption ends with the same bits.
+"""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.errors import CropsegError, DivergedError
-from cropseg.models.bundle import HEAD_LAYER
-from cropseg.models.precision import copy_with_precision
+from cropseg.errors import DivergedError
 from cropseg.progress import ShowProgress, show_nothing
-from cropseg.runtime import JIT_COMPILE, keras, resolve_precision
+from cropseg.runtime import keras, resolve_precision
 from cropseg.sites.budget import LabelPool
-from cropseg.training.batches import TileBatches
-from cropseg.training.checkpoint import TrainingState, load_state, save_state
+from cropseg.sites.unlabelled import list_unlabelled_tiles
+from cropseg.training.adapt import recompute_statistics
+from cropseg.training.batches import LaterBatches, SourceTiles, TileBatches
+from cropseg.training.checkpoint import (
+    NamedArrays,
+    PhaseRecord,
+    TrainingState,
+    assign_named,
+    assign_variables,
+    copy_value,
+    copy_values,
+    load_state,
+    read_variables,
+    save_state,
+)
+from cropseg.training.features import CachedFeatures, split_at_head
 from cropseg.training.history import Epoch
-from cropseg.training.losses import build_loss, compute_class_weights
+from cropseg.training.l2sp import StartPenalty, hold_weights
+from cropseg.training.locks import lock_layers
+from cropseg.training.optimizer_state import (
+    OptimizerState,
+    name_optimizer_variables,
+    restore_slots,
+)
+from cropseg.training.phases import FitPhase
+from cropseg.training.rate_search import plot_rate_search, search_rate
 from cropseg.training.settings import TrainSettings
+from cropseg.training.trainer import (
+    Watch,
+    build_network,
+    build_pool_loss,
+    build_schedule,
+    build_trainer,
+    compile_network,
+    give_back,
+    watch_network,
+)
 
 _log = logging.getLogger(__name__)
 
-_WARMUP_SHARE = 0.05
-_CLIP_NORM = 1.0
+_MAX_RATE_FACTOR = 10.0
+"""How far above the learning rate of the settings a search may go."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +72,36 @@ class FitJob:
     """A model, and everything that it is fitted with."""
 
     model: Any
-    """The model of a bundle; layers that are locked have `trainable = False`."""
+    """The model of a bundle."""
+    phases: tuple[FitPhase, ...]
+    """What is trained, in order; one at least."""
     pool: LabelPool
     """The labels that it may see."""
     settings: TrainSettings
     """How it is trained."""
     statistics: tuple[tuple[float, ...], tuple[float, ...]]
     """Mean and standard deviation of each band, as its normalisation has them."""
-    inference_norms: frozenset[str] = frozenset()
-    """Batch normalisations that keep their statistics while they are trained."""
+    penalty: StartPenalty | None = None
+    """A penalty on moving away from the weights that it starts from."""
+    source_tiles: SourceTiles | None = None
+    """Tiles of the source site that are mixed into every batch."""
+    resumed: OptimizerState | None = None
+    """The state of another training's optimizer, which the first phase goes on with."""
+    caches_features: bool = False
+    """Whether the features that the head reads are computed once and kept."""
     validate: Callable[[], float] | None = None
     """Returns the mIoU of the model on the val part. None keeps the last weights."""
     checkpoint_path: Path | None = None
     """Where the state is kept, so that the training can go on after an interruption."""
+    plots_dir: Path | None = None
+    """Where a search of a learning rate leaves its plot."""
     show_progress: ShowProgress = show_nothing
     """Called after every step."""
+
+    @property
+    def num_steps(self) -> int:
+        """Batches of all phases."""
+        return sum(phase.num_steps for phase in self.phases)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,11 +112,14 @@ class FitResult:
     """Training loss of every step."""
     epochs: tuple[Epoch, ...]
     """Its epochs."""
+    phases: tuple[PhaseRecord, ...] = ()
+    """Its phases."""
 
     @property
     def seconds(self) -> float:
-        """Wall-clock time of all epochs, in s."""
-        return sum(epoch.seconds for epoch in self.epochs)
+        """Wall-clock time of all phases, in s."""
+        prepared = sum(phase.prepare_seconds for phase in self.phases)
+        return prepared + sum(epoch.seconds for epoch in self.epochs)
 
 
 def fit_model(job: FitJob) -> FitResult:
@@ -72,238 +127,283 @@ def fit_model(job: FitJob) -> FitResult:
 
     Args:
         job: What to fit and how. Its model holds the result: the weights of the best
-            epoch where there is something to validate on, else the last weights.
+            epoch where there is something to validate on, else the last weights. Its
+            layers stay locked as the last phase has it.
 
     Returns:
-        Losses and epochs.
+        Losses, epochs and phases.
 
     Raises:
         DivergedError: If a loss is not finite.
-        CropsegError: If a locked variable changed in the first step, or none of the
-            others did. That is a bug of ours, and the run is worth nothing.
+        CropsegError: If a locked variable changed in the first step of a phase, or
+            none of the others did. That is a bug of ours, and the run is worth
+            nothing.
     """
-    trainer = _build_trainer(job)
-    settings = job.settings
-    loop = _Loop(job, trainer)
-    loop.restore()
-    batches = TileBatches(
-        job.pool,
-        batch_size=settings.batch_size,
-        seed=settings.seed,
-        statistics=job.statistics,
-        first_step=len(loop.losses),
-        workers=settings.workers,
-    )
-    if len(loop.epochs) < settings.epochs:
-        trainer.fit(
-            batches,
-            epochs=settings.epochs,
-            initial_epoch=len(loop.epochs),
-            steps_per_epoch=settings.steps_per_epoch,
-            shuffle=False,
-            verbose=0,
-            callbacks=[loop],
+    fit = _Fit(job)
+    fit.restore()
+    for index in range(len(job.phases)):
+        fit.run_phase(index)
+    return fit.finish()
+
+
+class _Fit:
+    """A training in progress: what was done, and what comes next."""
+
+    def __init__(self, job: FitJob) -> None:
+        settings = job.settings
+        self.job = job
+        self._ends = list(accumulate(phase.num_steps for phase in job.phases))
+        self._batches = TileBatches(
+            job.pool,
+            batch_size=settings.batch_size,
+            seed=settings.seed,
+            statistics=job.statistics,
+            source_tiles=job.source_tiles,
+            workers=settings.workers,
         )
-    loop.finish()
-    return FitResult(losses=tuple(loop.losses), epochs=tuple(loop.epochs))
-
-
-def build_schedule(settings: TrainSettings) -> Any:
-    """Return the learning rate as a function of the step.
-
-    It rises over the first twentieth of all steps and then falls to 0 as a cosine
-    (Loshchilov and Hutter 2017, arXiv:1608.03983, without restarts).
-    """
-    warmup_steps = max(1, round(_WARMUP_SHARE * settings.num_steps))
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=settings.learning_rate / warmup_steps,
-        warmup_target=settings.learning_rate,
-        warmup_steps=warmup_steps,
-        decay_steps=max(1, settings.num_steps - warmup_steps),
-    )
-
-
-def _build_trainer(job: FitJob) -> Any:
-    """Return a compiled model that gives logits.
-
-    At float32 it shares all variables with the model of the job.
-    """
-    logits = keras.Model(job.model.inputs, job.model.get_layer(HEAD_LAYER).output)
-
-    def share(layer: Any) -> Any:
-        return _InferenceNorm(layer) if layer.name in job.inference_norms else layer
-
-    precision = resolve_precision(job.settings.precision)
-    trainer = keras.models.clone_model(
-        copy_with_precision(logits, precision), clone_function=share
-    )
-    weights = None
-    if job.settings.class_weight_power:
-        weights = compute_class_weights(
-            np.array(job.pool.class_pixels), power=job.settings.class_weight_power
-        )
-    trainer.compile(
-        optimizer=keras.optimizers.Adam(
-            build_schedule(job.settings), global_clipnorm=_CLIP_NORM
-        ),
-        loss=build_loss(job.settings.loss, class_weights=weights),
-        jit_compile=JIT_COMPILE,
-    )
-    trainer.optimizer.build(trainer.trainable_variables)
-    return trainer
-
-
-class _InferenceNorm(keras.layers.Layer):
-    """A batch normalisation in inference mode, whose scale and shift are trained.
-
-    A functional model overrides `training=False` given to one of its layers (Keras
-    3.15), so the call is wrapped. Only the trainer has it; it is never saved.
-    """
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__(name=f"{norm.name}_inference")
-        self.norm = norm
-
-    def call(self, inputs: Any, mask: Any = None) -> Any:
-        """Normalise by the statistics that were loaded."""
-        return self.norm(inputs, training=False, mask=mask)
-
-
-def list_locked_variables(model: Any, inference_norms: frozenset[str]) -> list[Any]:
-    """Return the variables that training must not change.
-
-    Batch statistics count as locked where their layer is locked or keeps them.
-    """
-    running = {
-        id(variable)
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
-        and layer.trainable
-        and layer.name not in inference_norms
-        for variable in (layer.moving_mean, layer.moving_variance)
-    }
-    return [v for v in model.non_trainable_weights if id(v) not in running]
-
-
-@dataclass
-class _Watch:
-    """Remembers values before the first step and compares them after it."""
-
-    locked: list[tuple[Any, npt.NDArray[Any]]] = field(default_factory=list)
-    trained: list[tuple[Any, npt.NDArray[Any]]] = field(default_factory=list)
-
-    @classmethod
-    def start(cls, trainer: Any, inference_norms: frozenset[str]) -> _Watch:
-        locked = list_locked_variables(trainer, inference_norms)
-        copy = keras.ops.convert_to_numpy
-        return cls(
-            locked=[(v, copy(v)) for v in locked],
-            trained=[(v, copy(v)) for v in trainer.trainable_variables],
-        )
-
-    def compare(self) -> None:
-        moved = [v.path for v, old in self.locked if (np.asarray(v) != old).any()]
-        if moved:
-            message = f"Locked variables changed in the first step: {moved}."
-            raise CropsegError(message)
-        if not any((np.asarray(v) != old).any() for v, old in self.trained):
-            message = "No trained variable changed in the first step."
-            raise CropsegError(message)
-
-
-class _Loop(keras.callbacks.Callback):
-    """Watches a training: losses, first step, validation, checkpoints, progress."""
-
-    def __init__(self, job: FitJob, trainer: Any) -> None:
-        super().__init__()
-        self._job = job
-        self._trainer = trainer
-        self._watch: _Watch | None = None
+        self._optimizer: NamedArrays = []
         self._best_weights: list[npt.NDArray[Any]] = []
         self._started_at = 0.0
+        self._seconds = 0.0
         self.losses: list[float] = []
         self.epochs: list[Epoch] = []
+        self.phases: list[PhaseRecord] = []
 
     def restore(self) -> None:
         """Go on from the checkpoint, if there is one."""
-        path = self._job.checkpoint_path
+        path = self.job.checkpoint_path
         state = load_state(path) if path else None
-        if state is None:
-            self._watch = _Watch.start(self._trainer, self._job.inference_norms)
+        if path is None or state is None:
             return
-        for variable, value in zip(self._variables, state.variables, strict=True):
-            variable.assign(value)
+        assign_variables(self.job.model, state.variables, path)
+        self._optimizer = state.optimizer
         self._best_weights = state.best_weights
         self.losses, self.epochs = list(state.losses), list(state.epochs)
-        _log.info("Going on from epoch %d of %s.", len(self.epochs), path)
+        self.phases = list(state.phases)
+        _log.info("Going on from step %d of %s.", len(self.losses), path)
 
-    def finish(self) -> None:
-        """Leave the weights to keep in the model of the job."""
-        self._share_weights()
-        if self._best_weights:
-            self._job.model.set_weights(self._best_weights)
+    def run_phase(self, index: int) -> None:
+        """Run what is left of a phase.
+
+        It is done where it has begun and the steps done reach its end.
+        """
+        job, phase, step = self.job, self.job.phases[index], len(self.losses)
+        has_begun = index < len(self.phases)
+        if has_begun and step >= self._ends[index]:
+            return
+        lock_layers(job.model, phase)
+        if not has_begun:
+            self._prepare(index)
+        if not phase.trains:
+            return
+        network = build_network(
+            job.model, phase, resolve_precision(job.settings.precision)
+        )
+        with hold_weights(network, job.penalty):
+            self._fit_network(index, network)
+        give_back(network, job.model)
+
+    def _prepare(self, index: int) -> None:
+        """Do what comes before the first step of a phase, and begin it."""
+        job, phase = self.job, self.job.phases[index]
+        begun_at = time.perf_counter()
+        if phase.recomputed_norms:
+            recompute_statistics(
+                job.model,
+                phase.recomputed_norms,
+                list_unlabelled_tiles(job.pool.site, job.pool.tile_size),
+                batch_size=job.settings.batch_size,
+                fill=job.statistics[0],
+            )
+        rate = job.settings.learning_rate
+        if index == 0 and job.resumed:
+            rate = job.resumed.learning_rate
+        if phase.searches_rate and phase.trains:
+            rate = self._search_rate(index)
+        trained = sum(int(np.prod(v.shape)) for v in job.model.trainable_variables)
+        is_prepared = phase.recomputed_norms or phase.searches_rate
+        self.phases.append(
+            PhaseRecord(
+                name=phase.name,
+                steps=phase.num_steps,
+                learning_rate=rate if phase.trains else None,
+                trained_parameters=trained if phase.trains else 0,
+                prepare_seconds=time.perf_counter() - begun_at if is_prepared else 0.0,
+            )
+        )
+        self._optimizer = []
+        if is_prepared:  # it is not done again after an interruption
+            self._save()
+
+    def _search_rate(self, index: int) -> float:
+        """Find the learning rate of a phase by a range test on the batches to come."""
+        job, phase = self.job, self.job.phases[index]
+        build = partial(
+            build_trainer,
+            job.model,
+            phase,
+            settings=job.settings,
+            pool=job.pool,
+            source_tiles=job.source_tiles,
+        )
+        with hold_weights(job.model, job.penalty):  # a copy in bfloat16 is not held
+            search = search_rate(build, self._batches, first_index=len(self.losses))
+        if job.plots_dir:
+            title = f"{job.pool.site.name}: {phase.name}"
+            name = f"rate_search_{index + 1}_{phase.name}.png"
+            plot_rate_search(search, title, job.plots_dir / name)
+        if not search.is_clear:  # its suggestion is only what does no harm
+            return job.settings.learning_rate
+        return min(search.suggestion, _MAX_RATE_FACTOR * job.settings.learning_rate)
+
+    def _fit_network(self, index: int, network: Any) -> None:
+        """Train the network of a phase from the step that was reached to its end."""
+        job, phase = self.job, self.job.phases[index]
+        done = len(self.losses) - self._ends[index] + phase.num_steps
+        trained: Any = network
+        batches: Any = LaterBatches(self._batches, len(self.losses))
+        if job.caches_features:
+            begun_at = time.perf_counter()
+            features, trained = split_at_head(network)
+            batches = CachedFeatures(
+                LaterBatches(self._batches, len(self.losses) - done),
+                features,
+                num_steps=phase.num_steps,
+                first_step=done,
+            )
+            record = self.phases[index]
+            seconds = record.prepare_seconds + time.perf_counter() - begun_at
+            self.phases[index] = replace(record, prepare_seconds=seconds)
+        rate = self.phases[index].learning_rate
+        assert rate is not None  # noqa: S101 - the phase trains
+        schedule = build_schedule(rate, self._count_schedule_steps(index))
+        trainer = compile_network(
+            trained,
+            rate=schedule,
+            loss=build_pool_loss(job.settings, job.pool, job.source_tiles),
+            rates=phase.rates,
+        )
+        if done:
+            slots = name_optimizer_variables(trainer)
+            assign_named(slots, self._optimizer, job.checkpoint_path or Path())
+        elif index == 0 and job.resumed:
+            count = restore_slots(trainer, job.resumed)
+            self.phases[index] = replace(self.phases[index], taken_slots=count)
+        watch = watch_network(network, phase, is_first=done == 0)
+        if keras.backend.backend() == "jax":
+            # Builds loss and metrics; `fit` would take a batch to do so and lose it.
+            trainer.test_on_batch(*batches[0])
+        self._started_at = time.perf_counter()
+        trainer.fit(
+            batches,
+            epochs=1,
+            steps_per_epoch=phase.num_steps - done,
+            shuffle=False,
+            verbose=0,
+            callbacks=[_Steps(self, network, schedule, watch)],
+        )
+        self._seconds += time.perf_counter() - self._started_at
+
+    def _count_schedule_steps(self, index: int) -> int:
+        """Count the steps of a phase, and those before them that it goes on from."""
+        before = self.job.resumed.step if index == 0 and self.job.resumed else 0
+        return before + self.job.phases[index].num_steps
+
+    def end_step(self, loss: float) -> None:
+        """Record the loss of a step."""
+        epoch, batch = divmod(len(self.losses), self.job.settings.steps_per_epoch)
+        if not np.isfinite(loss):
+            raise DivergedError(
+                f"The loss is {loss} at step {len(self.losses) + 1} (epoch "
+                f"{epoch + 1}, batch {batch + 1}). No model was saved. Try "
+                "a lower --learning-rate, and look at the data with `cropseg check`."
+            )
+        self.losses.append(loss)
 
     @property
-    def _variables(self) -> list[Any]:
-        seeds = [v for v in self._trainer.variables if "seed_generator" in v.path]
-        return [*self._trainer.weights, *seeds, *self._trainer.optimizer.variables]
+    def is_at_epoch_end(self) -> bool:
+        """Whether the last step was the last of an epoch."""
+        done = len(self.losses)
+        return done % self.job.settings.steps_per_epoch == 0 or done == self._ends[-1]
 
-    def _share_weights(self) -> None:
-        """Copy the trainer's weights to the model, where it does not share them."""
-        if self._trainer.layers[-1] is not self._job.model.get_layer(HEAD_LAYER):
-            self._job.model.set_weights(self._trainer.get_weights())
+    def end_epoch(self, learning_rate: float, optimizer: NamedArrays) -> None:
+        """Validate, keep the best weights, and save the state."""
+        job = self.job
+        val_miou = job.validate() if job.validate else None
+        best = max((e.val_miou or 0.0 for e in self.epochs), default=-1.0)
+        if val_miou is not None and val_miou > best:
+            self._best_weights = job.model.get_weights()
+        first = self.epochs[-1].step if self.epochs else 0
+        self.epochs.append(
+            Epoch(
+                epoch=len(self.epochs) + 1,
+                step=len(self.losses),
+                loss=float(np.mean(self.losses[first:])),
+                learning_rate=learning_rate,
+                val_miou=val_miou,
+                seconds=self._seconds + time.perf_counter() - self._started_at,
+            )
+        )
+        self._optimizer = optimizer
+        self._save()
+        self._seconds, self._started_at = 0.0, time.perf_counter()
 
-    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-        """Start the clock."""
-        del epoch, logs
-        self._started_at = time.perf_counter()
+    def _save(self) -> None:
+        if self.job.checkpoint_path is None:
+            return
+        state = TrainingState(
+            epochs=tuple(self.epochs),
+            losses=tuple(self.losses),
+            phases=tuple(self.phases),
+            num_steps=self._count_schedule_steps(len(self.phases) - 1),
+            variables=read_variables(self.job.model),
+            optimizer=self._optimizer,
+            best_weights=self._best_weights,
+        )
+        save_state(state, self.job.checkpoint_path)
+
+    def finish(self) -> FitResult:
+        """Leave the weights to keep in the model of the job."""
+        if self._best_weights:
+            self.job.model.set_weights(self._best_weights)
+        return FitResult(
+            losses=tuple(self.losses),
+            epochs=tuple(self.epochs),
+            phases=tuple(self.phases),
+        )
+
+
+class _Steps(keras.callbacks.Callback):
+    """Hands every step of a trainer to the training.
+
+    Variables are read after `self.model` was: with JAX that brings them up to date.
+    """
+
+    def __init__(self, fit: _Fit, network: Any, schedule: Any, watch: Watch) -> None:
+        super().__init__()
+        self._fit = fit
+        self._network = network
+        self._schedule = schedule
+        self._watch: Watch | None = watch
 
     def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
         """Forget the last batch, so that the loss in `logs` is that of this one."""
         del batch, logs
-        self._trainer.reset_metrics()
+        self.model.reset_metrics()
 
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-        """Record the loss, and check the first step."""
-        loss = float(logs["loss"])
-        if not np.isfinite(loss):
-            raise DivergedError(
-                f"The loss is {loss} at step {len(self.losses) + 1} (epoch "
-                f"{len(self.epochs) + 1}, batch {batch + 1}). No model was saved. Try "
-                "a lower --learning-rate, and look at the data with `cropseg check`."
-            )
-        self.losses.append(loss)
+        """Record the loss, check the first step, and end the epoch if it is over."""
+        del batch
+        self._fit.end_step(float(logs["loss"]))
         if self._watch is not None:
+            _ = self.model
             self._watch.compare()
             self._watch = None
-        total = self._job.settings.num_steps
-        self._job.show_progress(len(self.losses), total, f"loss {loss:.3f}")
-
-    def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-        """Validate, keep the best weights, and save the state."""
-        del logs
-        self._share_weights()
-        val_miou = self._job.validate() if self._job.validate else None
-        best = max((e.val_miou or 0.0 for e in self.epochs), default=-1.0)
-        if val_miou is not None and val_miou > best:
-            self._best_weights = self._job.model.get_weights()
-        steps = self._job.settings.steps_per_epoch
-        optimizer = self._trainer.optimizer
-        self.epochs.append(
-            Epoch(
-                epoch=epoch + 1,
-                step=len(self.losses),
-                loss=float(np.mean(self.losses[-steps:])),
-                learning_rate=float(np.asarray(optimizer.learning_rate)),
-                val_miou=val_miou,
-                seconds=time.perf_counter() - self._started_at,
-            )
-        )
-        if self._job.checkpoint_path:
-            state = TrainingState(
-                epochs=tuple(self.epochs),
-                losses=tuple(self.losses),
-                variables=list(map(keras.ops.convert_to_numpy, self._variables)),
-                best_weights=self._best_weights,
-            )
-            save_state(state, self._job.checkpoint_path)
+        job, done = self._fit.job, len(self._fit.losses)
+        job.show_progress(done, job.num_steps, f"loss {self._fit.losses[-1]:.3f}")
+        if self._fit.is_at_epoch_end:
+            trainer = self.model
+            give_back(self._network, self._fit.job.model)
+            rate = self._schedule(trainer.optimizer.iterations)
+            slots = name_optimizer_variables(trainer)
+            self._fit.end_epoch(float(copy_value(rate)), copy_values(slots))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,33 @@ import numpy.typing as npt
 
 from cropseg.files import write_json, write_whole
 from cropseg.inference.evaluate import Evaluation, evaluate_bundle
+from cropseg.inference.features import measure_features
 from cropseg.models.bundle import Bundle, hash_weights, list_versions, save_bundle
 from cropseg.models.card import Card, CardClass, CardStage, Lineage
 from cropseg.models.stages import Stage
 from cropseg.models.weight_report import WeightReport, WeightRow, hash_variables
-from cropseg.models.zoo import get_tile_multiple
 from cropseg.progress import ShowProgress
 from cropseg.sites.budget import LabelPool
+from cropseg.sites.quantiles import measure_quantiles
 from cropseg.sites.site import Site
 from cropseg.sites.split import PARTS
 from cropseg.sites.statistics import BandStatistics, survey_site
-from cropseg.training.fit import (
-    FitJob,
-    FitResult,
-    fit_model,
-    list_locked_variables,
+from cropseg.training.batches import SourceTiles
+from cropseg.training.checkpoint import (
+    PretrainedState,
+    assign_variables,
+    load_pretrained,
+    read_variables,
+    save_pretrained,
 )
+from cropseg.training.fit import FitJob, FitResult, fit_model
 from cropseg.training.history import has_converged, plot_curves, write_history
+from cropseg.training.l2sp import build_penalty
+from cropseg.training.optimizer_state import OptimizerState
+from cropseg.training.phases import FitPhase
+from cropseg.training.pretrain import pretrain_encoder
 from cropseg.training.settings import TrainSettings
+from cropseg.training.trainer import list_fates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +68,7 @@ class RunStart:
     """A model at the start of a run, and what it may change and see."""
 
     model: Any
-    """The model, with locked layers set to `trainable = False`."""
+    """The model, with the weights that it starts from."""
     stages: tuple[Stage, ...]
     """Its stages."""
     bands: BandStatistics
@@ -69,12 +79,25 @@ class RunStart:
     """The same in short, for its card."""
     pool: LabelPool
     """The labels that the run may see."""
-    inference_norms: frozenset[str] = frozenset()
-    """Batch normalisations that keep their statistics while they are trained."""
-    trains: bool = True
-    """Whether it is trained at all."""
+    tile_multiple: int
+    """What the sides of the network's input must be multiples of, in pixels."""
+    phases: tuple[FitPhase, ...]
+    """What is trained, in order; none where nothing changes."""
     validates: bool = False
     """Whether the best epoch on the val part is kept instead of the last."""
+    l2sp: float = 0.0
+    """Strength of a penalty on moving away from the weights that it starts from."""
+    new_classes: frozenset[int] = frozenset()
+    """Ids of the classes whose rows of the head did not come from the source. The
+    penalty holds them to 0."""
+    source_tiles: SourceTiles | None = None
+    """Tiles of the source site that are mixed into every batch."""
+    resumed: OptimizerState | None = None
+    """The state of the source's optimizer, where its training goes on."""
+    caches_features: bool = False
+    """Whether the features that the head reads are computed once and kept."""
+    pretrains: bool = False
+    """Whether the encoder is first trained on tiles without labels."""
 
 
 def find_finished_run(out_dir: Path) -> Run | None:
@@ -90,6 +113,8 @@ def execute_run(
     settings: TrainSettings,
     out_dir: Path,
     show_progress: ShowProgress,
+    *,
+    notes: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train a model and write the files of its run.
 
@@ -98,6 +123,7 @@ def execute_run(
         settings: How it is trained.
         out_dir: Its folder, claimed by the caller.
         show_progress: Called after every step.
+        notes: What else `training` of `metrics.json` tells.
 
     Returns:
         The run. `metrics.json` is written last: where it lies, the run is complete.
@@ -108,33 +134,147 @@ def execute_run(
     def validate() -> float:
         return evaluate_bundle(bundle, site, part="val").scores.miou
 
-    before = hash_variables(model)
-    locked = list_locked_variables(model, start.inference_norms)
+    before, fates = hash_variables(model), list_fates(model, start.phases)
+    job = _prepare_job(start, settings, out_dir, show_progress)
+    pretrained = None
+    if start.pretrains:
+        pretrained = _pretrain(start, settings, out_dir, show_progress)
+        fates = _mark_pretrained(start, fates)
     fitted = FitResult(losses=(), epochs=())
-    if start.trains:
-        fitted = fit_model(
-            FitJob(
-                model=model,
-                pool=start.pool,
-                settings=settings,
-                statistics=(start.bands.mean, start.bands.std),
-                inference_norms=start.inference_norms,
-                validate=validate if start.validates else None,
-                checkpoint_path=out_dir / "checkpoints" / "state.npz",
-                show_progress=show_progress,
-            )
-        )
+    if start.phases:
+        fitted = fit_model(replace(job, validate=validate if start.validates else None))
+    if fitted.losses:
         write_history(fitted.epochs, out_dir / "history.csv")
         title = f"{site.name}: {start.lineage.mode}"
         plot_curves(fitted.losses, fitted.epochs, title, out_dir / "curves.png")
-    report = start.report.complete(before, hash_variables(model), locked)
+    report = _complete_report(start.report, before, hash_variables(model), fates)
     write_json(out_dir / "weights.json", report.to_json())
     evaluations = _evaluate_parts(bundle, site)
     scores = {part: item.scores.to_json() for part, item in evaluations.items()}
-    save_bundle(model, _write_card(start, settings, scores), out_dir / "model.keras")
+    card = _write_card(start, settings, scores)
+    measured = {
+        "features": measure_features(bundle, site, start.pool.tiles),
+        "band_quantiles": measure_quantiles(site, settings.tile_size),
+    }
+    card = card.model_copy(update=measured)
+    save_bundle(model, card, out_dir / "model.keras")
     training = describe_training(start.pool, fitted, settings)
-    training["trained_parameters"] = report.num_trained if start.trains else 0
+    training["trained_parameters"] = report.num_trained
+    training |= _describe_start(start, fitted, pretrained) | dict(notes or {})
     return finish_run(out_dir, evaluations, training)
+
+
+def _prepare_job(
+    start: RunStart, settings: TrainSettings, out_dir: Path, show_progress: ShowProgress
+) -> FitJob:
+    """Return the job of a run; its penalty is on the weights that the model has now."""
+    penalty = None
+    if start.l2sp:
+        penalty = build_penalty(
+            start.model,
+            start.report,
+            strength=start.l2sp,
+            new_classes=start.new_classes,
+        )
+    return FitJob(
+        model=start.model,
+        phases=start.phases,
+        pool=start.pool,
+        settings=settings,
+        statistics=(start.bands.mean, start.bands.std),
+        penalty=penalty,
+        source_tiles=start.source_tiles,
+        resumed=start.resumed,
+        caches_features=start.caches_features,
+        checkpoint_path=out_dir / "checkpoints" / "state.npz",
+        plots_dir=out_dir,
+        show_progress=show_progress,
+    )
+
+
+def _pretrain(
+    start: RunStart, settings: TrainSettings, out_dir: Path, show_progress: ShowProgress
+) -> PretrainedState:
+    """Train the encoder without labels, or take what an interrupted run has done."""
+    path = out_dir / "checkpoints" / "pretrained.npz"
+    state = load_pretrained(path)
+    if state is None:
+        started_at = time.perf_counter()
+        losses = pretrain_encoder(
+            start.model,
+            start.stages,
+            start.pool.site,
+            settings,
+            statistics=(start.bands.mean, start.bands.std),
+            show_progress=show_progress,
+        )
+        state = PretrainedState(
+            losses=losses,
+            seconds=time.perf_counter() - started_at,
+            variables=read_variables(start.model),
+        )
+        save_pretrained(state, path)
+    # Also where nothing was loaded: both ways to the phases are then the same.
+    assign_variables(start.model, state.variables, path)
+    return state
+
+
+def _mark_pretrained(start: RunStart, fates: Mapping[str, str]) -> dict[str, str]:
+    """Tell of variables that no phase changes, but the training without labels did."""
+    marked = dict(fates)
+    for stage in start.stages:
+        for name in stage.layers if stage.part == "encoder" else ():
+            for variable in start.model.get_layer(name).weights:
+                if marked[variable.path] == "locked":
+                    marked[variable.path] = "pretrained"
+    return marked
+
+
+def _complete_report(
+    report: WeightReport,
+    before: Mapping[str, str],
+    after: Mapping[str, str],
+    fates: Mapping[str, str],
+) -> WeightReport:
+    """Return the report with what the training did to each variable."""
+    complete = report.complete(before, after, locked=())
+    rows = [
+        replace(row, training=fates.get(row.variable, row.training))
+        for row in complete.rows
+    ]
+    return WeightReport(rows=tuple(rows))
+
+
+def _describe_start(
+    start: RunStart, fitted: FitResult, pretrained: PretrainedState | None
+) -> dict[str, Any]:
+    """Return what `metrics.json` tells of phases, and of what came before them."""
+    told: dict[str, Any] = {
+        "phases": [
+            {
+                "name": phase.name,
+                "steps": phase.steps,
+                "learning_rate": phase.learning_rate,
+                "trained_parameters": phase.trained_parameters,
+            }
+            for phase in fitted.phases
+        ]
+    }
+    if start.resumed:
+        told["resumed"] = {
+            "step": start.resumed.step,
+            "learning_rate": start.resumed.learning_rate,
+            "slots": fitted.phases[0].taken_slots,
+        }
+    if pretrained:
+        told["pretraining"] = {
+            "steps": len(pretrained.losses),
+            "seconds": round(pretrained.seconds, 2),
+            "first_loss": pretrained.losses[0],
+            "last_loss": pretrained.losses[-1],
+        }
+        told["seconds"] = round(fitted.seconds + pretrained.seconds, 2)
+    return told
 
 
 def finish_run(
@@ -171,11 +311,13 @@ def describe_training(
 ) -> dict[str, Any]:
     """Return what `metrics.json` tells of a training."""
     trains = bool(fitted.losses)
+    rates = {phase.learning_rate for phase in fitted.phases if phase.learning_rate}
+    rate = rates.pop() if len(rates) == 1 else settings.learning_rate
     return {
         "steps": len(fitted.losses),
         "seconds": round(fitted.seconds, 2),
         "converged": has_converged(fitted.losses) if trains else None,
-        "learning_rate": settings.learning_rate if trains else None,
+        "learning_rate": rate if trains else None,
         "label_pixels": sum(pool.class_pixels),
         "label_tiles": len(pool.tiles),
         "label_fields": pool.num_fields,
@@ -213,7 +355,7 @@ def _write_card(
         architecture=settings.architecture,
         encoder=settings.encoder,
         tile_size=settings.tile_size,
-        tile_multiple=get_tile_multiple(settings.architecture, settings.encoder),
+        tile_multiple=start.tile_multiple,
         band_mean=start.bands.mean,
         band_std=start.bands.std,
         nodata_fill=start.bands.mean,

@@ -17,6 +17,7 @@ from cropseg.sites.budget import open_pool
 from cropseg.sites.site import Site
 from cropseg.sites.split import PARTS
 from cropseg.sites.statistics import require_trainable, survey_site
+from cropseg.training.locks import build_full_phase
 from cropseg.training.run import Run, RunStart, execute_run, find_finished_run
 from cropseg.training.settings import TrainSettings, describe_training
 
@@ -79,6 +80,8 @@ def train_site(
             report=report_initialized(model, stages),
             lineage=Lineage(mode="train"),
             pool=open_pool(site, chosen.tile_size),
+            tile_multiple=get_tile_multiple(chosen.architecture, chosen.encoder),
+            phases=(build_full_phase(model, chosen.num_steps),),
             validates=bool(survey.class_pixels[PARTS.index("val")].any()),
         )
         return execute_run(start, chosen, folder, show_progress)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import rasterio
 
+from cropseg.errors import DataError, UsageError
 from cropseg.runtime import keras
 from cropseg.sites.budget import Budget, LabelPool, draw_pool, open_pool
 from cropseg.sites.classes import IGNORE
@@ -15,7 +16,13 @@ from cropseg.sites.grid import Window
 from cropseg.sites.site import open_site
 from cropseg.sites.split import PARTS
 from cropseg.sites.statistics import survey_site
-from cropseg.training.batches import TileBatches, TileStore
+from cropseg.training.batches import (
+    LaterBatches,
+    SourceTiles,
+    TileBatches,
+    TileStore,
+    count_class_pixels,
+)
 
 SIZE = 32
 
@@ -98,9 +105,9 @@ def test_a_batch_does_not_depend_on_what_was_asked_for_before(pool):
 def test_a_training_that_goes_on_sees_the_batches_that_were_to_come(pool, workers):
     expected = make_batches(pool)
 
-    seen = record_fit(
-        make_batches(pool, workers=workers, first_step=5), epochs=1, steps=3
-    )
+    stream = make_batches(pool, workers=workers)
+
+    seen = record_fit(LaterBatches(stream, 5), epochs=1, steps=3)
 
     for step, batch in enumerate(seen, start=5):
         assert_equal(batch, expected[step])
@@ -262,3 +269,133 @@ def test_the_parts_of_a_tile_that_are_not_train_are_never_seen(area_1):
         assert (labels[parts != PARTS.index("train")] == IGNORE).all()
         mixed += len(np.unique(parts)) > 1
     assert mixed > 0
+
+
+@pytest.fixture(scope="module")
+def other_pool(make_site, tmp_path_factory):
+    """Return the labels of a site with other classes and much brighter images."""
+    folder = tmp_path_factory.mktemp("sites") / "other"
+    names = ("water", "corn", "wheat")
+    site = open_site(make_site(folder, class_names=names, gain=5.0, seed=3))
+    return open_pool(site, SIZE)
+
+
+def map_classes(**ids):
+    """Return the class ids of the other site's classes in those of area 1."""
+    table = np.full(256, IGNORE, np.uint8)
+    for name, class_id in ids.items():
+        table[("water", "corn", "wheat").index(name)] = class_id
+    return table
+
+
+WHEAT, WATER = 1, 3
+
+
+@pytest.fixture
+def make_source_tiles(other_pool):
+    def make(**changes):
+        ids = map_classes(wheat=WHEAT, water=WATER)
+        return SourceTiles(
+            **{"pool": other_pool, "class_ids": ids, "share": 0.5, **changes}
+        )
+
+    return make
+
+
+def count_bright(images, pool):
+    """Count the tiles of a batch that come from the brighter site."""
+    mean = np.mean(survey_site(pool.site, SIZE).bands.mean)
+    return int((images.mean(axis=(1, 2, 3)) > 2 * mean).sum())
+
+
+@pytest.mark.parametrize(
+    ("share", "batch_size", "expected"), [(0.5, 4, 2), (0.01, 4, 1), (0.99, 4, 3)]
+)
+def test_every_batch_has_its_share_of_source_tiles_after_those_of_the_site(
+    pool, make_source_tiles, share, batch_size, expected
+):
+    source_tiles = make_source_tiles(share=share)
+    own = make_batches(pool, batch_size=batch_size)
+    joint = make_batches(pool, batch_size=batch_size, source_tiles=source_tiles)
+
+    for step in range(3):
+        images, labels = joint[step]
+        count = batch_size - expected
+        assert_equal(
+            (images[:count], labels[:count]), (item[:count] for item in own[step])
+        )
+        assert count_bright(images[count:], pool) == expected
+        assert count_bright(images[:count], pool) == 0
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_joint_batch_k_is_a_function_of_seed_and_k_for_any_workers(
+    pool, make_source_tiles, workers
+):
+    given = {"batch_size": 3, "source_tiles": make_source_tiles()}
+    expected = make_batches(pool, **given)
+
+    seen = record_fit(make_batches(pool, workers=workers, **given), epochs=1, steps=4)
+
+    for step in (3, 1, 0, 2):
+        assert_equal(seen[step], expected[step])
+
+
+def test_source_tiles_have_the_classes_of_the_site_and_no_others(
+    pool, make_source_tiles
+):
+    batches = make_batches(pool, batch_size=4, source_tiles=make_source_tiles())
+
+    labels = np.concatenate([batches[step][1][2:] for step in range(20)])
+
+    assert set(np.unique(labels)) == {WHEAT, WATER, IGNORE}
+    assert (labels == IGNORE).mean() > 0.2  # corn, a third of the other site
+
+
+def test_source_tiles_without_a_class_of_the_site_are_never_drawn(
+    other_pool, make_source_tiles
+):
+    assert not all(tile.train_pixels[2] for tile in other_pool.tiles)
+    ids = map_classes(wheat=WHEAT)
+    batches = make_batches(other_pool, source_tiles=make_source_tiles(class_ids=ids))
+
+    labels = np.stack([batches[step][1][1] for step in range(40)])
+
+    inside = labels[:, 8:-8, 8:-8]  # views move by less than a quarter
+    assert (labels == WHEAT).any(axis=(1, 2)).mean() > 0.9
+    assert set(np.unique(inside)) <= {WHEAT, IGNORE}
+
+
+def test_class_frequencies_are_those_of_both_sites_by_their_shares(
+    pool, make_source_tiles
+):
+    source_tiles = make_source_tiles(share=0.25)
+    own = np.array(pool.class_pixels) / sum(pool.class_pixels)
+    water, _, wheat = source_tiles.pool.class_pixels
+    theirs = np.array([0, wheat, 0, water]) / (wheat + water)
+
+    counts = count_class_pixels(pool, source_tiles)
+
+    np.testing.assert_allclose(
+        counts / counts.sum(), 0.75 * own + 0.25 * theirs, atol=1e-5
+    )
+    np.testing.assert_array_equal(count_class_pixels(pool), pool.class_pixels)
+
+
+def test_a_site_that_shares_no_class_cannot_be_mixed_in(pool, make_source_tiles):
+    with pytest.raises(DataError, match="No label of other is of a class of this site"):
+        make_batches(pool, source_tiles=make_source_tiles(class_ids=map_classes()))
+
+
+def test_a_batch_of_one_tile_cannot_mix_two_sites(pool, make_source_tiles):
+    with pytest.raises(UsageError, match="--batch-size of 2"):
+        make_batches(pool, batch_size=1, source_tiles=make_source_tiles())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"share": 0.0}, {"share": 1.0}, {"class_ids": np.zeros(256, np.uint8)}],
+)
+def test_source_tiles_that_make_no_sense_are_refused(make_source_tiles, change):
+    with pytest.raises(UsageError, match=r"share of source tiles|with 255 at 255"):
+        make_source_tiles(**change)

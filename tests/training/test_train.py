@@ -16,7 +16,7 @@ from cropseg.models.bundle import load_bundle
 from cropseg.models.card import read_card
 from cropseg.runtime import keras
 from cropseg.sites.site import open_site
-from cropseg.training import fit, train
+from cropseg.training import fit, train, trainer
 from cropseg.training.checkpoint import load_state
 from cropseg.training.settings import TrainSettings
 from cropseg.training.train import train_site
@@ -73,6 +73,14 @@ def test_the_files_of_a_run_tell_of_it(trained_run, settings):
     assert metrics["training"]["steps"] == 6
     assert metrics["training"]["seconds"] > 0
     assert metrics["training"]["converged"] in (True, False)
+    assert metrics["training"]["phases"] == [
+        {
+            "name": "all",
+            "steps": 6,
+            "learning_rate": 1e-3,
+            "trained_parameters": metrics["training"]["trained_parameters"],
+        }
+    ]
     names = ["soybeans", "wheat", "grassland", "water"]
     for part in ("val", "test"):
         assert [item["name"] for item in metrics[part]["classes"]] == names
@@ -221,7 +229,7 @@ def test_a_training_that_diverges_leaves_no_model(
     area_1, settings, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(
-        fit,
+        trainer,
         "build_loss",
         lambda *_, **__: lambda _, logits: keras.ops.mean(logits) * float("nan"),
     )
@@ -236,13 +244,12 @@ def test_a_training_that_diverges_leaves_no_model(
 def test_a_loss_that_diverges_later_leaves_no_model_either(
     area_1, settings, tmp_path, monkeypatch
 ):
-    record = fit._Loop.on_train_batch_end
+    record = fit._Fit.end_step
 
-    def diverge(self, batch, logs=None):
-        loss = float("inf") if len(self.losses) == 4 else logs["loss"]
-        record(self, batch, {"loss": loss})
+    def diverge(self, loss):
+        record(self, float("inf") if len(self.losses) == 4 else loss)
 
-    monkeypatch.setattr(fit._Loop, "on_train_batch_end", diverge)
+    monkeypatch.setattr(fit._Fit, "end_step", diverge)
 
     with pytest.raises(DivergedError, match=r"loss is inf at step 5 \(epoch 2"):
         train_site(area_1, out_dir=tmp_path, **settings)
@@ -299,7 +306,7 @@ def test_without_a_val_part_the_last_weights_are_kept(make_site, settings, tmp_p
     state = load_state(run.out_dir / "checkpoints" / "state.npz")
     weights = load_bundle(run.model_path).model.get_weights()
     assert state.best_weights == []
-    assert are_equal(weights, state.variables[: len(weights)])
+    assert are_equal(weights, [value for _, value in state.variables])
     assert run.metrics["val"] is None
     assert run.metrics["test"]["num_pixels"] > 0
     assert [item.val_miou for item in state.epochs] == [None, None]
