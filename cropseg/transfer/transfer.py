@@ -6,33 +6,31 @@ from pathlib import Path
 from typing import Any
 
 from cropseg.files import claim_out_dir
-from cropseg.models.bundle import Bundle, add_normalization, load_bundle
-from cropseg.models.card import Lineage, read_card
-from cropseg.models.zoo import build_network, find_stages
+from cropseg.models.card import Lineage
+from cropseg.models.foreign import ForeignDescription
 from cropseg.progress import ShowProgress, show_nothing
 from cropseg.runtime import start_run
-from cropseg.sites.budget import LabelPool, parse_budget
 from cropseg.sites.site import Site
-from cropseg.sites.statistics import BandStatistics
 from cropseg.training.run import Run, RunStart, execute_run, find_finished_run
-from cropseg.transfer.plan import TransferPlan, get_plan
-from cropseg.transfer.target import (
-    choose_pool,
-    choose_settings,
-    describe_transfer,
-    prepare_target,
-)
-from cropseg.transfer.weights import load_weights, lock_layers
+from cropseg.transfer.prepare import TransferJob, prepare_transfer
+from cropseg.transfer.source import find_source
+from cropseg.transfer.start import start_transfer
+from cropseg.transfer.target import ReuseOptions
+from cropseg.transfer.zero_shot import report_normalization
 
 
 def transfer_to_site(  # noqa: PLR0913 - keyword-only, and each is an option
     site: Site,
-    model_path: str | Path,
+    model_path: str | Path | None = None,
     *,
     mode: str,
     out_dir: str | Path,
+    model: Any = None,
+    description: ForeignDescription | None = None,
     labels: str | None = None,
     draw: int = 0,
+    reuse: ReuseOptions | None = None,
+    source_site: Site | None = None,
     overwrite: bool = False,
     show_progress: ShowProgress = show_nothing,
     **settings: Any,
@@ -45,11 +43,16 @@ def transfer_to_site(  # noqa: PLR0913 - keyword-only, and each is an option
 
     Args:
         site: The target site.
-        model_path: The source model, a bundle.
-        mode: One of `PLANS`.
+        model_path: The source model: a bundle, or any Keras file with `description`.
+        mode: A mode of the table, or the path of a YAML file with a plan.
         out_dir: The run's folder.
+        model: A functional Keras model of your own, in place of `model_path`.
+        description: A `ForeignDescription` of a model that is no bundle: its bands,
+            classes and normalisation.
         labels: A budget such as `4tiles`; None for all labels of the training part.
         draw: Which draw of the budget.
+        reuse: How the model is fitted to the site: normalisation, bands, GSD, names.
+        source_site: The site of the source, for `joint`.
         overwrite: Start again in a folder that holds another run.
         show_progress: Called after every step.
         **settings: Fields of `TrainSettings`; architecture, encoder and tile size
@@ -65,63 +68,79 @@ def transfer_to_site(  # noqa: PLR0913 - keyword-only, and each is an option
         ConflictError: If the folder holds a run with other settings.
         DivergedError: If the loss is not a number at some step.
     """
-    plan = get_plan(mode)
-    card = read_card(model_path)
-    chosen = choose_settings(card, settings)
-    site = prepare_target(site, card)
-    budget = parse_budget(labels) if labels else None
-    what = {"mode": mode, "labels": str(budget) if budget else None, "draw": draw}
-    record = describe_transfer(site, model_path, chosen, what)
-    pool = choose_pool(site, chosen.tile_size, budget, draw=draw)
+    job = prepare_transfer(
+        site,
+        find_source(model_path, model=model, description=description, site=site),
+        mode=mode,
+        labels=labels,
+        draw=draw,
+        reuse=reuse,
+        source_site=source_site,
+        **settings,
+    )
+    return run_transfer(job, out_dir, overwrite=overwrite, show_progress=show_progress)
+
+
+def run_transfer(
+    job: TransferJob,
+    out_dir: str | Path,
+    *,
+    overwrite: bool = False,
+    show_progress: ShowProgress = show_nothing,
+    reports_normalization: bool = True,
+) -> Run:
+    """Run a transfer that was prepared.
+
+    Args:
+        job: The transfer.
+        out_dir: The run's folder.
+        overwrite: Start again in a folder that holds another run.
+        show_progress: Called after every step.
+        reports_normalization: Whether the run tells what the source scores without
+            training under each normalisation.
+
+    Raises:
+        ModelError: If the weights do not match.
+        ConflictError: If the folder holds a run with other settings.
+        DivergedError: If the loss is not a number at some step.
+    """
     folder = Path(out_dir)
-    with claim_out_dir(folder, record, overwrite=overwrite):
+    with claim_out_dir(folder, job.record, overwrite=overwrite):
         finished = find_finished_run(folder)
         if finished is not None:
             return finished
-        start_run(chosen.seed)
-        source = load_bundle(model_path)
-        lineage = Lineage(
-            mode=mode,
-            source_sha256=record["from_sha256"],
-            source_site=card.site,
-            labels=record["labels"],
-            draw=draw if budget else None,
+        notes = {}
+        if reports_normalization:
+            start_run(job.settings.seed)
+            notes["normalization"] = report_normalization(
+                job.source.load(), job.pool, job.reuse
+            )
+        return execute_run(
+            start_job(job), job.settings, folder, show_progress, notes=notes
         )
-        start = start_transfer(source, pool, plan, lineage=lineage)
-        return execute_run(start, chosen, folder, show_progress)
 
 
-def start_transfer(
-    source: Bundle, pool: LabelPool, plan: TransferPlan, *, lineage: Lineage
-) -> RunStart:
-    """Build the target's model, load what the plan reuses and lock what it locks.
-
-    The normalisation of the source is kept in every mode, so that a comparison of
-    modes compares nothing else.
+def start_job(job: TransferJob) -> RunStart:
+    """Load the source of a transfer and build the model at the start of its run.
 
     Raises:
         ModelError: If the weights do not match.
     """
-    card, classes = source.card, pool.site.classes
-    bands = BandStatistics(mean=card.band_mean, std=card.band_std)
-    network = build_network(
-        card.architecture,
-        card.encoder,
-        num_bands=len(card.bands),
-        num_classes=len(classes),
+    start_run(job.settings.seed)
+    lineage = Lineage(
+        mode=job.plan.mode,
+        source_sha256=job.source.sha256,
+        source_site=job.source.card.site,
+        labels=job.record["labels"],
+        draw=job.record["draw"] if job.record["labels"] else None,
     )
-    model = add_normalization(network, mean=bands.mean, std=bands.std)
-    stages = find_stages(model, card.architecture, card.encoder)
-    report = load_weights(
-        model, stages, source.model, card=card, classes=classes, plan=plan
-    )
-    return RunStart(
-        model=model,
-        stages=stages,
-        bands=bands,
-        report=report,
+    return start_transfer(
+        job.source.load(),
+        job.pool,
+        job.plan,
+        num_steps=job.settings.num_steps,
         lineage=lineage,
-        pool=pool,
-        inference_norms=lock_layers(model, stages, plan),
-        trains=plan.trains,
+        reuse=job.reuse,
+        source_site=job.source_site,
+        source_dir=job.source.run_dir,
     )

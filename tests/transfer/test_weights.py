@@ -10,9 +10,20 @@ from cropseg.models.bundle import add_normalization
 from cropseg.models.zoo import build_network, find_stages
 from cropseg.runtime import keras, start_run
 from cropseg.sites.classes import ClassMap, CropClass
-from cropseg.transfer.plan import PLANS, get_plan
-from cropseg.transfer.weights import load_weights, lock_layers
+from cropseg.sites.site import match_classes
+from cropseg.transfer.modes import PLANS, get_plan
+from cropseg.transfer.weights import (
+    Donor,
+    Target,
+    convert_slots,
+    copy_weights,
+    match_weights,
+    report_matches,
+)
 
+MODES = tuple(
+    mode for mode, plan in PLANS.items() if "imagenet" not in plan.start.values()
+)
 SOURCE_CLASSES = ("soybeans", "wheat", "grassland", "water")
 
 
@@ -47,19 +58,36 @@ def build(num_classes=3, *, num_bands=5, width=None):
     return model, find_stages(model, "unet", "classic_tiny")
 
 
-def load(source, mode, classes=CLASSES):
-    """Return the new model, its values before, and the report."""
-    model, stages = build(len(classes))
-    before = read_weights(model)
-    report = load_weights(
-        model,
-        stages,
-        source.model,
-        card=source.card,
-        classes=classes,
-        plan=get_plan(mode),
+def make_target(source, classes=CLASSES, *, width=None, bands=None):
+    bands = bands or source.card.bands
+    model, stages = build(len(classes), num_bands=len(bands), width=width)
+    return Target(
+        model=model,
+        stages=stages,
+        bands=bands,
+        classes=classes.names,
+        matches=match_classes(source.card.class_names, classes),
     )
-    return model, before, report
+
+
+def make_donor(source, model=None):
+    return Donor(
+        title="the source model",
+        arrays=read_weights(model or source.model),
+        bands=source.card.bands,
+        classes=source.card.class_names,
+    )
+
+
+def load(source, mode, classes=CLASSES, **target):
+    """Return the new model, its values before, and the report."""
+    made, plan = make_target(source, classes, **target), get_plan(mode)
+    before = read_weights(made.model)
+    donor = make_donor(source)
+    matches = match_weights(made, {"source": donor}, plan)
+    copy_weights(made.model, matches)
+    head = donor if plan.start["head"] == "source" else None
+    return made.model, before, report_matches(matches, made, head)
 
 
 def read_weights(model):
@@ -76,7 +104,7 @@ def list_parts(model):
     }
 
 
-@pytest.mark.parametrize("mode", PLANS)
+@pytest.mark.parametrize("mode", MODES)
 def test_loaded_parts_are_the_source_and_the_others_stay_random(source, mode):
     model, before, _ = load(source, mode)
 
@@ -91,7 +119,7 @@ def test_loaded_parts_are_the_source_and_the_others_stay_random(source, mode):
     ).any()
 
 
-@pytest.mark.parametrize("mode", PLANS)
+@pytest.mark.parametrize("mode", MODES)
 def test_the_report_has_every_variable_once(source, mode):
     model, _, report = load(source, mode)
 
@@ -110,7 +138,7 @@ def model_shape(model, path):
     return next(tuple(v.shape) for v in model.weights if v.path == path)
 
 
-@pytest.mark.parametrize("mode", [m for m, plan in PLANS.items() if plan.loaded])
+@pytest.mark.parametrize("mode", [m for m in MODES if "head" in PLANS[m].loaded])
 def test_rows_of_the_head_are_matched_by_class_name(source, mode):
     model, _, _ = load(source, mode)
 
@@ -167,35 +195,12 @@ def test_classes_that_are_one_here_start_from_their_average(source):
     assert skipped == {"head/kernel[grassland]", "head/bias[grassland]"}
 
 
-def test_zero_shot_refuses_to_average(source):
-    classes = make_classes("cereals", "water", cereals=("wheat", "soybeans"))
-
-    with pytest.raises(ModelError, match="cereals has several"):
-        load(source, "zero_shot", classes)
-
-
-def test_zero_shot_gives_a_class_that_the_source_does_not_know_no_chance(source):
-    model, _, report = load(source, "zero_shot")
-    pixels = np.random.default_rng(0).normal(0, 1e3, (2, 8, 8, 5)).astype("float32")
-
-    probabilities = np.asarray(model(pixels))
-
-    assert (probabilities[..., 0] == 0).all()
-    np.testing.assert_allclose(probabilities.sum(axis=-1), 1, rtol=1e-5)
-    (row,) = [row for row in report.rows if row.variable == "head/kernel"]
-    assert "never predicted: corn" in row.reason
-
-
-def test_a_site_that_shares_no_class_is_refused(source):
-    with pytest.raises(ModelError, match="No class is shared"):
-        load(source, "full", make_classes("corn", "fallow"))
-
-
 @pytest.mark.parametrize("width", [4, 16])
 def test_variables_of_another_shape_are_all_listed_and_nothing_is_changed(
     source, width
 ):
-    model, stages = build(width=width)
+    target = make_target(source, width=width)
+    model = target.model
     before = read_weights(model)
     there = read_weights(source.model)
     wanted = {path: before[path].shape for path in list_parts(model)}
@@ -207,14 +212,7 @@ def test_variables_of_another_shape_are_all_listed_and_nothing_is_changed(
     with pytest.raises(
         ModelError, match=f"{len(expected)} variables of mode full"
     ) as caught:
-        load_weights(
-            model,
-            stages,
-            source.model,
-            card=source.card,
-            classes=CLASSES,
-            plan=get_plan("full"),
-        )
+        match_weights(target, {"source": make_donor(source)}, get_plan("full"))
 
     for path in expected:
         told = f"{path} should have shape {wanted[path]}, but has {there[path].shape}"
@@ -224,67 +222,66 @@ def test_variables_of_another_shape_are_all_listed_and_nothing_is_changed(
 
 
 def test_variables_that_the_source_does_not_have_are_listed(source):
-    model, stages = build()
-    before = read_weights(model)
+    target = make_target(source)
+    before = read_weights(target.model)
     inner = keras.Model(
         source.model.input, source.model.get_layer("encoder_3_relu_2").output
     )
 
+    donor = make_donor(source, inner)
     with pytest.raises(ModelError, match="not in the source model") as caught:
-        load_weights(
-            model,
-            stages,
-            inner,
-            card=source.card,
-            classes=make_classes("corn", "water", "soybeans"),
-            plan=get_plan("full"),
-        )
+        match_weights(target, {"source": donor}, get_plan("full"))
 
     assert "decoder_1_conv_1/kernel" in str(caught.value)
     assert "head/kernel" in str(caught.value)
-    after = read_weights(model)
+    after = read_weights(target.model)
     assert all((after[path] == before[path]).all() for path in before)
 
 
-def test_a_stem_for_other_bands_is_told(source):
-    model, stages = build(num_bands=4)
+def test_filters_of_shared_bands_are_copied_and_new_bands_start_from_their_mean(
+    source,
+):
+    bands = ("nir", "thermal", *source.card.bands[:2])
 
-    with pytest.raises(ModelError, match=r"1 variables .*\n.*encoder_1_conv_1/kernel"):
-        load_weights(
-            model,
-            stages,
-            source.model,
-            card=source.card,
-            classes=CLASSES,
-            plan=get_plan("frozen_encoder"),
+    model, _, report = load(source, "full", bands=bands)
+
+    path = "encoder_1_conv_1/kernel"
+    theirs, ours = read_weights(source.model)[path], read_weights(model)[path]
+    place = source.card.bands.index
+    shared = [theirs[:, :, place(band)] for band in ("nir", *bands[2:])]
+    expected = np.stack([shared[0], np.mean(shared, axis=0), *shared[1:]], axis=2)
+    scale = np.linalg.norm(theirs) / np.linalg.norm(expected)
+    np.testing.assert_allclose(ours, expected * scale, rtol=1e-5)
+    (row,) = [row for row in report.rows if row.variable == path]
+    assert row.action == "averaged"
+    assert "by band name: nir" in row.reason
+    assert "from their mean: thermal" in row.reason
+    dropped = {row.variable for row in report.rows if row.reason.endswith("band")}
+    gone = set(source.card.bands) - set(bands)
+    assert dropped == {f"{path}[{band}]" for band in gone}
+    same = "encoder_1_conv_1/bias"
+    if same in read_weights(model):
+        np.testing.assert_array_equal(
+            read_weights(model)[same], read_weights(source.model)[same]
         )
 
 
-@pytest.mark.parametrize("mode", PLANS)
-def test_layers_are_locked_as_the_plan_says(mode):
-    model, stages = build()
-    plan = PLANS[mode]
-
-    inference = lock_layers(model, stages, plan)
-
-    trainable = {variable.path for variable in model.trainable_weights}
-    norms = {
-        layer.name
-        for layer in model.layers
-        if isinstance(layer, keras.layers.BatchNormalization)
+def test_slots_of_an_optimizer_follow_their_variables(source):
+    target = make_target(source)
+    plan = get_plan("full")
+    matches = match_weights(target, {"source": make_donor(source)}, plan)
+    rng = np.random.default_rng(0)
+    slots = {
+        v.path: rng.random(v.shape, np.float32) for v in source.model.trainable_weights
     }
-    for path, part in list_parts(model).items():
-        layer, name = path.split("/")
-        policy = plan.batch_norm[part]
-        if layer not in norms:
-            expected = part in plan.trained
-        elif name.startswith("moving"):
-            expected = False
-            kept = policy.statistics == "source" and policy.affine == "trained"
-            assert (layer in inference) == kept
-            locked = policy.statistics == "source" and policy.affine == "locked"
-            # A batch normalisation that is locked is in inference mode (HAZARDS 10).
-            assert model.get_layer(layer).trainable != locked
-        else:
-            expected = policy.affine == "trained"
-        assert (path in trainable) == expected, path
+
+    found = convert_slots(matches, slots)
+
+    assert set(found) == {v.path for v in target.model.trainable_weights}
+    name = "encoder_2_conv_1/kernel"
+    np.testing.assert_array_equal(found[name], slots[name])
+    water = [c.index("water") for c in (CLASSES.names, SOURCE_CLASSES)]
+    np.testing.assert_array_equal(
+        found["head/bias"][water[0]], slots["head/bias"][water[1]]
+    )
+    assert found["head/bias"][CLASSES.names.index("corn")] == 0
