@@ -15,12 +15,20 @@ if TYPE_CHECKING:
     from cropseg.comparison.compare import compare_modes, refit_like
     from cropseg.inference.evaluate import evaluate_model
     from cropseg.inference.predict import predict_scenes
+    from cropseg.models.foreign import ForeignDescription
     from cropseg.training.train import train_site
+    from cropseg.transfer.advice import advise_transfer
+    from cropseg.transfer.find_rate import find_learning_rate
+    from cropseg.transfer.target import ReuseOptions
     from cropseg.transfer.transfer import transfer_to_site
 
 _HOMES = {
+    "ForeignDescription": "cropseg.models.foreign",
+    "ReuseOptions": "cropseg.transfer.target",
+    "advise_transfer": "cropseg.transfer.advice",
     "compare_modes": "cropseg.comparison.compare",
     "evaluate_model": "cropseg.inference.evaluate",
+    "find_learning_rate": "cropseg.transfer.find_rate",
     "predict_scenes": "cropseg.inference.predict",
     "refit_like": "cropseg.comparison.compare",
     "train_site": "cropseg.training.train",
@@ -28,9 +36,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "ForeignDescription",
+    "ReuseOptions",
     "Site",
+    "advise_transfer",
     "compare_modes",
     "evaluate_model",
+    "find_learning_rate",
     "open_site",
     "predict_scenes",
     "refit_like",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from cropseg.checks.findings import Finding
 from cropseg.checks.report import CheckReport
 from cropseg.models.card import Card
 from cropseg.sites.split import PARTS
-from cropseg.transfer.plan import ALL, PIXEL_FOREST, PLANS
+from cropseg.transfer.describe import summarize_axes
 
 if TYPE_CHECKING:
     from cropseg.models.weight_report import WeightReport
@@ -171,11 +171,15 @@ def show_scores(console: Console, scores: dict[str, Any], part: str) -> None:
 
 
 def show_run(console: Console, run: Any, *, every_variable: bool) -> None:
-    """Show a finished run: its weights, its scores, where it lies."""
-    report = run.read_weight_report()
-    if every_variable:
-        show_variables(console, report)
-    show_weights(console, report.summarize())
+    """Show a finished run: its weights, its scores, where it lies.
+
+    A forest has neither weights nor a model.
+    """
+    if run.model_path.exists():
+        report = run.read_weight_report()
+        if every_variable:
+            show_variables(console, report)
+        show_weights(console, report.summarize())
     for part in ("val", "test"):
         if run.metrics[part]:
             show_scores(console, run.metrics[part], part)
@@ -185,7 +189,22 @@ def show_run(console: Console, run: Any, *, every_variable: bool) -> None:
             f"{training['steps']} steps in {training['seconds']:.0f} s, "
             f"{'converged' if training['converged'] else 'not converged'}"
         )
-    console.print(f"model: {run.model_path}", markup=False)
+    if "normalization" in training:
+        _show_normalization(console, training["normalization"])
+    if run.model_path.exists():
+        console.print(f"model: {run.model_path}", markup=False)
+
+
+def _show_normalization(console: Console, found: dict[str, Any]) -> None:
+    """Show what was chosen, and what each choice scores without training."""
+    scores = ", ".join(
+        f"{choice} {'-' if score is None else f'{score:.3f}'}"
+        for choice, score in found["zero_shot_miou"].items()
+    )
+    console.print(
+        f"normalisation {found['choice']}; mIoU on the labels it may see, untrained: "
+        f"{scores}"
+    )
 
 
 def show_variables(console: Console, report: WeightReport) -> None:
@@ -266,38 +285,32 @@ def show_card(console: Console, card: Card) -> None:
     console.print(stages)
 
 
-def list_modes() -> list[dict[str, Any]]:
-    """Return every mode as JSON values."""
-    rows: list[dict[str, Any]] = [
-        {
-            "mode": plan.mode,
-            "summary": plan.summary,
-            "loaded": list(plan.loaded),
-            "trained": list(plan.trained),
-            "batch_norm": {
-                part: {
-                    "statistics": plan.batch_norm[part].statistics,
-                    "affine": plan.batch_norm[part].affine,
-                }
-                for part in ALL
-            },
-        }
-        for plan in PLANS.values()
-    ]
-    forest = "A random forest on the bands of single pixels; in `compare` only."
-    return [*rows, {"mode": PIXEL_FOREST, "summary": forest}]
-
-
-def show_modes(console: Console, rows: list[dict[str, Any]]) -> None:
-    """Show the transfer modes."""
-    table = _table("mode")
-    for name in ("loaded", "trained"):
-        table.add_column(name, justify="left")
-    table.add_column("what it does", justify="left", overflow="fold")
+def show_modes(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Show the transfer modes: what they are, then what they do to each part."""
     for row in rows:
-        parts = ("+".join(row.get(key, ())) or "-" for key in ("loaded", "trained"))
-        table.add_row(row["mode"], *parts, row["summary"])
+        console.print(f"[bold]{escape(row['mode'])}[/]: {escape(row['summary'])}")
+    table = Table(box=None, pad_edge=False)
+    table.add_column("mode", overflow="fold", no_wrap=True)
+    for name in ("start", "trained", "batch norm", "training"):
+        table.add_column(name, overflow="fold")
+    for row in rows:
+        axes = summarize_axes(row)
+        table.add_row(escape(row["mode"]), *map(escape, axes.values()))
     console.print(table)
+    console.print(
+        "enc, dec, head: the parts. frozen: statistics and scales are kept; "
+        "inference: statistics are kept; running: they follow the batches; "
+        "recomputed: they are measured anew. `cropseg modes MODE` tells all of one; "
+        "MODE may be a YAML file.",
+        markup=False,
+    )
+
+
+def show_plan(console: Console, mode: str, lines: Sequence[str]) -> None:
+    """Show what one mode does, in words."""
+    console.print(mode, style="bold", markup=False)
+    for line in lines:
+        console.print(line, markup=False)
 
 
 def show_demo(console: Console, result: Any) -> None:

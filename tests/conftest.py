@@ -110,6 +110,40 @@ def run(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="session")
+def write_imagenet(tmp_path_factory):
+    """Return a function that writes the weights of an encoder, as ImageNet's come.
+
+    They are random, in the format of the `_no_top.h5` files that are published. It
+    returns the path, and the arrays by their path in the zoo's networks.
+    """
+    import h5py
+    from keras.src.legacy.saving.legacy_h5_format import save_weights_to_hdf5_group
+
+    from cropseg.models import zoo
+    from cropseg.runtime import keras, start_run
+
+    folder = tmp_path_factory.mktemp("imagenet")
+
+    def write(encoder):
+        start_run(3)
+        with zoo._segmentation_models() as package:
+            names = ("backend", "layers", "models", "utils")
+            model = package.backbones.backbones_factory.Backbones.get_backbone(
+                encoder,
+                input_shape=(None, None, 3),
+                weights=None,
+                include_top=False,
+                **{name: getattr(keras, name) for name in names},
+            )
+        path = folder / f"{encoder}_no_top.h5"
+        with h5py.File(path, "w") as file:
+            save_weights_to_hdf5_group(file, model)
+        return path, {v.path: np.asarray(v) for v in model.weights}
+
+    return write
+
+
+@pytest.fixture(scope="session")
 def build_bundle():
     """Return a function that makes a model with random weights; see `_build_bundle`."""
     return _build_bundle

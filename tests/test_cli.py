@@ -144,7 +144,7 @@ def bad(make_site, area_1, area_2, model, folder):
         "both": ((*move, "--from", model, "--like", folder), 2, "either --from"),
         "like with settings": ((*move, "--like", folder, *TINY), 2, "--like takes all"),
         "missing model": ((*move, "--from", folder / "no.keras"), 4, "No model at"),
-        "no model": ((*move, "--from", no_model), 4, "no complete .keras"),
+        "no model": ((*move, "--from", no_model), 4, "is no model file"),
         "bands that do not fit": (
             ("transfer", other_bands, "--mode", "full", "--from", model, *out),
             *(4, "has no red, nir, swir1"),
@@ -250,8 +250,8 @@ def test_commands_have_their_order_and_all_take_the_options_that_all_share():
     commands = typer.main.get_command(cli.app).commands
 
     assert list(commands) == [
-        *("check", "preview", "train", "transfer", "compare", "evaluate"),
-        *("predict", "inspect", "modes", "schema", "demo"),
+        *("check", "preview", "train", "find-lr", "advise", "transfer", "compare"),
+        *("evaluate", "predict", "inspect", "modes", "schema", "demo"),
     ]
     for name, command in commands.items():
         options = [option for item in command.params for option in item.opts]

@@ -29,6 +29,7 @@ def write_settings(path, **settings):
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_scripts_train_area_1_and_map_area_2(
     tmp_path, make_site, load_script, capsys
 ):
@@ -51,3 +52,20 @@ def test_the_scripts_train_area_1_and_map_area_2(
     assert "With 2tiles, " in told
     (map_path,) = (tmp_path / "out" / "maps").glob("*_classes.tif")
     assert str(map_path) in told
+
+
+def test_a_network_of_ones_own_is_transferred_with_layers_locked(
+    tmp_path, make_site, load_script, capsys
+):
+    area_1 = make_site(tmp_path / "1")
+    area_2 = make_site(tmp_path / "2", seed=1)
+    settings = {"epochs": 1, "steps_per_epoch": 2, "batch_size": 2}
+
+    load_script("transfer_own_network.py").main(
+        str(area_1), str(area_2), str(tmp_path / "out"), **settings
+    )
+
+    told = capsys.readouterr().out.splitlines()[1:]
+    rows = {words[0]: words[-1] for words in map(str.split, told)}
+    assert rows["down_1/kernel"] == rows["down_2/bias"] == "locked"
+    assert rows["up_2/kernel"] == rows["head/kernel"] == "trained"

@@ -7,24 +7,40 @@ from typing import Annotated
 import typer
 
 from cropseg import tables
-from cropseg.cli.options import AllowRemote, FitOptions, From, Manifest, Out, Overwrite
+from cropseg.cli.options import (
+    AllowRemote,
+    FitOptions,
+    ForeignOptions,
+    From,
+    Manifest,
+    Out,
+    Overwrite,
+    ReuseChoices,
+    SourceManifest,
+)
 from cropseg.cli.show import Output, console
-from cropseg.comparison.cells import COMPARISON_RECORD, MODES, describe_grid, plan_cells
+from cropseg.comparison.cells import COMPARISON_RECORD, MODES, plan_cells, split_modes
+from cropseg.comparison.prepare import prepare_comparison
 from cropseg.files import check_out_dir
-from cropseg.models.card import read_card
-from cropseg.sites.budget import check_budgets, parse_budgets
+from cropseg.sites.budget import parse_budgets
 from cropseg.sites.site import open_site
-from cropseg.transfer.target import choose_settings, describe_transfer, prepare_target
+from cropseg.transfer.source import find_source
 
 
 def compare(
     manifest: Manifest,
     *,
     from_: From,
-    modes: Annotated[str, typer.Option(help=f"Some of {','.join(MODES)}.")],
+    modes: Annotated[
+        str,
+        typer.Option(help=f"Some of {','.join(MODES)}, and YAML files with plans."),
+    ],
     labels: Annotated[str, typer.Option(help="Budgets, as 4tiles,16tiles.")],
     out: Out,
     draws: Annotated[int, typer.Option(help="Random choices of the labels.")] = 3,
+    source: SourceManifest = None,
+    reuse: ReuseChoices,
+    foreign: ForeignOptions,
     fit: FitOptions,
     overwrite: Overwrite = False,
     allow_remote: AllowRemote = None,
@@ -33,29 +49,26 @@ def compare(
     """Compare modes on equal terms at several budgets of labels."""
     settings = fit.collect_settings()
     check_out_dir(out)
-    mode_names = [name.strip() for name in modes.split(",")]
-    budgets = parse_budgets(labels.split(","))
-    plan_cells(mode_names, budgets, draws, seed=0)
-    site, card = open_site(manifest, allow_remote=allow_remote or ()), read_card(from_)
-    chosen = choose_settings(card, settings)
-    target = prepare_target(site, card)
-    check_budgets(budgets, target, card.tile_size)
-    what = describe_grid(mode_names, budgets, draws)
-    record = describe_transfer(target, from_, chosen, what, command="compare")
-    check_out_dir(out, record, overwrite=overwrite, record=COMPARISON_RECORD)
-    from cropseg.comparison.compare import compare_modes
+    names, budgets = split_modes(modes), labels.split(",")
+    plan_cells(names, parse_budgets(budgets), draws, seed=0)
+    options, hosts = reuse.read_options(), allow_remote or ()
+    site = open_site(manifest, allow_remote=hosts)
+    job = prepare_comparison(
+        site,
+        find_source(from_, description=foreign.read_description(reuse), site=site),
+        modes=names,
+        labels=budgets,
+        draws=draws,
+        reuse=options,
+        source_site=open_site(source, allow_remote=hosts) if source else None,
+        **settings,
+    )
+    check_out_dir(out, job.record, overwrite=overwrite, record=COMPARISON_RECORD)
+    from cropseg.comparison.compare import run_comparison
 
     with output.open_progress() as show_progress:
-        comparison = compare_modes(
-            site,
-            from_,
-            modes=mode_names,
-            labels=labels.split(","),
-            draws=draws,
-            out_dir=out,
-            overwrite=overwrite,
-            show_progress=show_progress,
-            **settings,
+        comparison = run_comparison(
+            job, out, overwrite=overwrite, show_progress=show_progress
         )
     summary = comparison.summary
     output.show(

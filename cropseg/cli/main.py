@@ -13,10 +13,12 @@ import sys
 import typer
 from rich.logging import RichHandler
 
+from cropseg.cli.advise import advise
 from cropseg.cli.check import check
 from cropseg.cli.compare import compare
 from cropseg.cli.demo import demo
 from cropseg.cli.evaluate import evaluate
+from cropseg.cli.find_lr import find_lr
 from cropseg.cli.inspect import inspect
 from cropseg.cli.modes import modes
 from cropseg.cli.options import spread_groups
@@ -32,6 +34,8 @@ COMMANDS = (
     check,
     preview,
     train,
+    find_lr,
+    advise,
     transfer,
     compare,
     evaluate,

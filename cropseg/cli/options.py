@@ -16,7 +16,13 @@ from typing import Annotated, Any
 
 import typer
 
+from cropseg.errors import UsageError
+from cropseg.models.foreign import ForeignDescription
 from cropseg.training.settings import LOSSES, PRECISIONS, read_settings_file
+from cropseg.transfer.normalization import NORMALIZATIONS
+from cropseg.transfer.target import ReuseOptions, read_synonyms
+
+_NORMALIZATIONS = ", ".join(NORMALIZATIONS)
 
 Manifest = Annotated[Path, typer.Argument(help="Manifest of a site, a YAML file.")]
 Model = Annotated[Path, typer.Argument(help="A model.keras that cropseg saved.")]
@@ -32,6 +38,10 @@ Precision = Annotated[str | None, typer.Option(help=f"One of {', '.join(PRECISIO
 Config = Annotated[Path | None, typer.Option(help="YAML file with settings.")]
 AllowRemote = Annotated[
     list[str] | None, typer.Option(help="Host that files may be read from.")
+]
+SourceManifest = Annotated[
+    Path | None,
+    typer.Option("--source", help="Manifest of the other area, for joint."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again.")]
@@ -78,6 +88,111 @@ class FitOptions:
         config = given.pop("config")
         settings = read_settings_file(config) if config else {}
         return settings | {name: v for name, v in given.items() if v is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReuseChoices:
+    """How a model is fitted to a site: options of `transfer`, `compare`, `advise`."""
+
+    normalization: Annotated[
+        str,
+        typer.Option(
+            help=f"What bands are normalised by: {_NORMALIZATIONS}. Of a model "
+            "without a card: what was done to raw values, as divide:255 or none."
+        ),
+    ] = "source"
+    """One of `NORMALIZATIONS`, or what a model without a card was trained on."""
+    bands_from: Annotated[
+        str, typer.Option(help="Whose bands the new model takes: model, site.")
+    ] = "model"
+    """`model` or `site`."""
+    accept_gsd: Annotated[
+        bool, typer.Option("--accept-gsd", help="Another GSD is no error.")
+    ] = False
+    """Whether a site of another GSD is read as it is."""
+    resample_to_model: Annotated[
+        bool, typer.Option("--resample-to-model", help="Read at the model's GSD.")
+    ] = False
+    """Whether the site is read at the GSD of the model."""
+    synonyms: Annotated[
+        Path | None,
+        typer.Option(help="YAML file: classes and their names in the model."),
+    ] = None
+    """A table of class names."""
+    imagenet_weights: Annotated[
+        Path | None, typer.Option(help="File with ImageNet weights, for imagenet.")
+    ] = None
+    """A local file in place of the download."""
+
+    def read_options(self) -> ReuseOptions:
+        """Return the options, with the table of names read.
+
+        Raises:
+            UsageError: If one cannot be used, or two contradict each other.
+        """
+        if self.accept_gsd and self.resample_to_model:
+            raise UsageError("Give --accept-gsd or --resample-to-model, not both.")
+        gsd = "accept" if self.accept_gsd else "same"
+        own = self.normalization in NORMALIZATIONS
+        return ReuseOptions(
+            normalization=self.normalization if own else "source",  # type: ignore[arg-type]
+            bands_from=self.bands_from,  # type: ignore[arg-type]
+            gsd="resample" if self.resample_to_model else gsd,  # type: ignore[arg-type]
+            synonyms=read_synonyms(self.synonyms) if self.synonyms else None,
+            imagenet_weights=self.imagenet_weights,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForeignOptions:
+    """What a model says that brings no card: options wherever `--from` stands."""
+
+    bands: Annotated[
+        str | None, typer.Option(help="Bands of a model without a card, in order.")
+    ] = None
+    """Names with commas."""
+    classes: Annotated[
+        str | None, typer.Option(help="Classes of a model without a card, in order.")
+    ] = None
+    """Names with commas."""
+    card: Annotated[
+        Path | None, typer.Option(help="YAML file that says all of it.")
+    ] = None
+    """The fields of `ForeignDescription`."""
+    stages: Annotated[
+        Path | None,
+        typer.Option(help="YAML file with its stages, as inspect --stages-out writes."),
+    ] = None
+    """Its stages, where the proposed ones do not suit."""
+
+    architecture: Annotated[
+        str | None, typer.Option(help="unet, linknet, fpn; for weights alone.")
+    ] = None
+    """The network that weights alone belong to."""
+    encoder: Annotated[
+        str | None, typer.Option(help="classic, resnet34, ...; for weights alone.")
+    ] = None
+    """Its encoder."""
+
+    def read_description(self, reuse: ReuseChoices) -> ForeignDescription | None:
+        """Return what the options say about a model without a card.
+
+        Args:
+            reuse: Where `--normalization` stands.
+
+        Returns:
+            The description; None where nothing was given.
+
+        Raises:
+            UsageError: If an option cannot be used.
+            ModelError: If a file cannot be read.
+        """
+        given = dataclasses.asdict(self)
+        if reuse.normalization not in NORMALIZATIONS:
+            given["normalization"] = reuse.normalization
+        if all(value is None for value in given.values()):
+            return None
+        return ForeignDescription.from_options(**given)
 
 
 def spread_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -38,7 +38,9 @@ class Output:
 
     def show_run(self, run: Any) -> None:
         """Show a finished training: its model and its scores."""
-        document = {"model": str(run.model_path), **run.metrics}
+        # A forest leaves no model.
+        path = str(run.model_path) if run.model_path.exists() else None
+        document = {"model": path, **run.metrics}
         self.show(
             document,
             lambda: tables.show_run(console, run, every_variable=self.verbose),

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from cropseg.cli.options import AllowRemote, FitOptions, Manifest, Out, Overwrite
+from cropseg.cli.options import (
+    AllowRemote,
+    FitOptions,
+    ForeignOptions,
+    Manifest,
+    Out,
+    Overwrite,
+    ReuseChoices,
+    SourceManifest,
+)
 from cropseg.cli.show import Output
 from cropseg.errors import UsageError
 from cropseg.files import check_out_dir
-from cropseg.models.card import read_card
-from cropseg.sites.budget import check_budgets, parse_budgets
 from cropseg.sites.site import open_site
-from cropseg.transfer.plan import PLANS, get_plan
-from cropseg.transfer.target import choose_settings, describe_transfer, prepare_target
+from cropseg.transfer.modes import PIXEL_FOREST, get_plan
+from cropseg.transfer.prepare import prepare_transfer
+from cropseg.transfer.source import find_source
 
 
 def transfer(
     manifest: Manifest,
     *,
-    mode: Annotated[str, typer.Option(help=f"One of {', '.join(PLANS)}.")],
+    mode: Annotated[
+        str, typer.Option(help="A mode that `cropseg modes` lists, or a YAML file.")
+    ],
     out: Out,
     from_: Annotated[
         Path | None, typer.Option("--from", help="The model of the other area.")
@@ -32,18 +42,23 @@ def transfer(
     ] = None,
     labels: Annotated[str | None, typer.Option(help="A budget, as 4tiles.")] = None,
     draw: Annotated[int, typer.Option(help="Which draw of the budget.")] = 0,
+    source: SourceManifest = None,
+    reuse: ReuseChoices,
+    foreign: ForeignOptions,
     fit: FitOptions,
     overwrite: Overwrite = False,
     allow_remote: AllowRemote = None,
     output: Output,
 ) -> None:
     """Transfer a model to another site."""
-    get_plan(mode)
+    if mode != PIXEL_FOREST:
+        get_plan(mode)
     settings = fit.collect_settings()
     check_out_dir(out)
     if (from_ is None) == (like is None):
         raise UsageError("Give either --from MODEL or --like COMPARISON.")
     site = open_site(manifest, allow_remote=allow_remote or ())
+    source_site = open_site(source, allow_remote=allow_remote or ()) if source else None
     if like is not None:
         if settings or labels:
             raise UsageError(
@@ -58,32 +73,41 @@ def transfer(
                 like,
                 mode=mode,
                 out_dir=out,
+                description=foreign.read_description(reuse),
+                source_site=source_site,
                 overwrite=overwrite,
                 show_progress=show_progress,
             )
         output.show_run(run)
         return
-    card = read_card(from_)  # type: ignore[arg-type]  # one of the two is given
-    chosen = choose_settings(card, settings)
-    target = prepare_target(site, card)
-    budgets = parse_budgets([labels]) if labels else []
-    check_budgets(budgets, target, card.tile_size)
-    budget = str(budgets[0]) if budgets else None
-    what = {"mode": mode, "labels": budget, "draw": draw}
-    record = describe_transfer(target, from_, chosen, what)  # type: ignore[arg-type]
-    check_out_dir(out, record, overwrite=overwrite)
-    from cropseg.transfer.transfer import transfer_to_site
+    start = find_source(from_, description=foreign.read_description(reuse), site=site)
+    what: dict[str, Any] = {"labels": labels, "draw": draw}
+    if mode == PIXEL_FOREST:
+        from cropseg.comparison.forest import train_forest
 
-    with output.open_progress() as show_progress:
-        run = transfer_to_site(
+        run = train_forest(
             site,
-            from_,  # type: ignore[arg-type]  # one of the two is given
-            mode=mode,
+            start.card,
             out_dir=out,
-            labels=labels,
-            draw=draw,
+            reuse=reuse.read_options(),
             overwrite=overwrite,
-            show_progress=show_progress,
+            **what,
             **settings,
         )
+        output.show_run(run)
+        return
+    job = prepare_transfer(
+        site,
+        start,
+        mode=mode,
+        reuse=reuse.read_options(),
+        source_site=source_site,
+        **what,
+        **settings,
+    )
+    check_out_dir(out, job.record, overwrite=overwrite)
+    from cropseg.transfer.transfer import run_transfer
+
+    with output.open_progress() as show_progress:
+        run = run_transfer(job, out, overwrite=overwrite, show_progress=show_progress)
     output.show_run(run)

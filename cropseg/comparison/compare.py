@@ -7,6 +7,7 @@ that was interrupted goes on with the runs that are missing.
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,36 +16,34 @@ from typing import Any
 
 import yaml
 
-from cropseg.comparison.cells import (
-    COMPARISON_RECORD,
-    Cell,
-    describe_grid,
-    plan_cells,
-)
-from cropseg.comparison.forest import execute_forest
+from cropseg.comparison.cells import COMPARISON_RECORD, Cell
+from cropseg.comparison.forest import train_forest
 from cropseg.comparison.plots import plot_comparison
+from cropseg.comparison.prepare import ComparisonJob, prepare_comparison
 from cropseg.comparison.results import Result, summarize, write_counts, write_results
 from cropseg.errors import (
+    ConflictError,
+    CropsegError,
     DataFileNotFoundError,
-    DivergedError,
     ModelError,
     PartialFailureError,
     UsageError,
 )
-from cropseg.files import claim_out_dir, hash_file, write_json
-from cropseg.models.card import Card, read_card
+from cropseg.files import claim_out_dir, write_json
 from cropseg.progress import ShowProgress, show_nothing
-from cropseg.sites.budget import Budget, check_budgets, draw_pool, parse_budgets
+from cropseg.runtime import start_run
+from cropseg.sites.budget import draw_pool
 from cropseg.sites.site import Site
-from cropseg.training.run import Run, find_finished_run
-from cropseg.training.settings import TrainSettings
-from cropseg.transfer.plan import PIXEL_FOREST
-from cropseg.transfer.target import (
-    choose_settings,
-    describe_transfer,
-    prepare_target,
-)
-from cropseg.transfer.transfer import transfer_to_site
+from cropseg.training.run import Run
+from cropseg.transfer.advice import advise, judge_advice
+from cropseg.transfer.describe import plan_to_json
+from cropseg.transfer.evidence import measure_evidence
+from cropseg.transfer.modes import PIXEL_FOREST, get_plan
+from cropseg.transfer.prepare import prepare_transfer
+from cropseg.transfer.source import find_source
+from cropseg.transfer.target import ReuseOptions
+from cropseg.transfer.transfer import run_transfer
+from cropseg.transfer.zero_shot import report_normalization
 
 _log = logging.getLogger(__name__)
 
@@ -75,12 +74,16 @@ class Comparison:
 
 def compare_modes(  # noqa: PLR0913 - keyword-only, and each is an option
     site: Site,
-    model_path: str | Path,
+    model_path: str | Path | None = None,
     *,
     modes: Sequence[str],
     labels: Sequence[str],
     draws: int = 3,
     out_dir: str | Path,
+    model: Any = None,
+    description: Any = None,
+    reuse: ReuseOptions | None = None,
+    source_site: Site | None = None,
     overwrite: bool = False,
     show_progress: ShowProgress = show_nothing,
     **settings: Any,
@@ -89,18 +92,23 @@ def compare_modes(  # noqa: PLR0913 - keyword-only, and each is an option
 
     Args:
         site: The target site.
-        model_path: The source model, a bundle.
-        modes: Some of `MODES`.
+        model_path: The source model: a bundle, or any Keras file with `description`.
+        modes: Modes of the table, such as `full` or `freeze_first:2`, or paths of YAML
+            files with plans.
         labels: Budgets, such as `["4tiles", "16tiles"]`.
         draws: Random choices of the labels of each budget.
         out_dir: Folder of the comparison.
+        model: A functional Keras model of your own, in place of `model_path`.
+        description: A `ForeignDescription` of a model that is no bundle.
+        reuse: How the model is fitted to the site, in all runs.
+        source_site: The site of the source, for `joint`.
         overwrite: Start again in a folder that holds another comparison.
         show_progress: Called with steps done, steps in all and what is going on.
         **settings: Fields of `TrainSettings`, equal for all modes. The seed of a run
             is `seed` plus its draw.
 
     Returns:
-        The comparison. `results.csv`, `summary.json`, `counts.npz` and
+        The comparison. `results.csv`, `summary.json`, `counts.npz`, `advice.json` and
         `comparison.png` are in its folder, and the runs in `runs/`.
 
     Raises:
@@ -110,29 +118,55 @@ def compare_modes(  # noqa: PLR0913 - keyword-only, and each is an option
         ConflictError: If the folder holds another comparison.
         PartialFailureError: If a run diverged. The others are complete.
     """
-    card = read_card(model_path)
-    chosen = choose_settings(card, settings)
-    budgets = parse_budgets(labels)
-    cells = plan_cells(modes, budgets, draws, seed=chosen.seed)
-    site = prepare_target(site, card)
-    check_budgets(budgets, site, card.tile_size)
-    what = describe_grid(modes, budgets, draws)
-    record = describe_transfer(site, model_path, chosen, what, command="compare")
+    job = prepare_comparison(
+        site,
+        find_source(model_path, model=model, description=description, site=site),
+        modes=modes,
+        labels=labels,
+        draws=draws,
+        reuse=reuse,
+        source_site=source_site,
+        **settings,
+    )
+    return run_comparison(
+        job, out_dir, overwrite=overwrite, show_progress=show_progress
+    )
+
+
+def run_comparison(
+    job: ComparisonJob,
+    out_dir: str | Path,
+    *,
+    overwrite: bool = False,
+    show_progress: ShowProgress = show_nothing,
+) -> Comparison:
+    """Run a comparison that was prepared.
+
+    Args:
+        job: The comparison.
+        out_dir: Its folder.
+        overwrite: Start again in a folder that holds another comparison.
+        show_progress: Called with steps done, steps in all and what is going on.
+
+    Raises:
+        ConflictError: If the folder holds another comparison.
+        PartialFailureError: If a run diverged. The others are complete.
+    """
     folder = Path(out_dir)
-    with claim_out_dir(folder, record, overwrite=overwrite, record=COMPARISON_RECORD):
-        job = _Job(
-            site,
-            Path(model_path),
-            chosen,
-            out_dir=folder,
-            show_progress=show_progress,
-        )
-        results = job.run(cells)
-        summary = _summarize(results, budgets, record, card)
-        write_results(results, site.classes.names, folder / "results.csv")
+    record = COMPARISON_RECORD
+    with claim_out_dir(folder, job.record, overwrite=overwrite, record=record):
+        results = [
+            _try_cell(job, cell, folder, _share_progress(job, index, show_progress))
+            for index, cell in enumerate(job.cells)
+        ]
+        summary = _summarize(job, results, folder)
+        write_results(results, job.target.classes.names, folder / "results.csv")
         write_counts(results, folder / "counts.npz")
         write_json(folder / "summary.json", summary)
-        title = f"From {card.site} to {site.name}: mean and range of {draws} draws"
+        title = (
+            f"From {job.source.card.site} to {job.site.name}: mean and range of "
+            f"{job.record['draws']} draws"
+        )
         plot_comparison(summary["budgets"], title, folder / "comparison.png")
     failures = [result for result in results if result.run is None]
     if failures:
@@ -143,107 +177,131 @@ def compare_modes(  # noqa: PLR0913 - keyword-only, and each is an option
     return Comparison(out_dir=folder, results=tuple(results), summary=summary)
 
 
-class _Job:
-    """Runs the cells of a comparison, one after the other."""
+def _share_progress(
+    job: ComparisonJob, index: int, show_progress: ShowProgress
+) -> ShowProgress:
+    """Return what shows the progress of one run as that of the comparison."""
+    steps, cell = job.settings.num_steps, job.cells[index]
 
-    def __init__(
-        self,
-        site: Site,
-        model_path: Path,
-        settings: TrainSettings,
-        *,
-        out_dir: Path,
-        show_progress: ShowProgress,
-    ) -> None:
-        self._site = site
-        self._model_path = model_path
-        self._settings = settings
-        self._out_dir = out_dir
-        self._show_progress = show_progress
-
-    def run(self, cells: Sequence[Cell]) -> list[Result]:
-        results = []
-        for index, cell in enumerate(cells):
-            try:
-                run = self._run_cell(cell, index, len(cells))
-                results.append(Result(cell=cell, run=run))
-            except DivergedError as error:
-                _log.error("%s failed: %s", cell.name, error)
-                results.append(Result(cell=cell, run=None, failure=str(error)))
-        return results
-
-    def _run_cell(self, cell: Cell, index: int, num_cells: int) -> Run:
-        steps = self._settings.num_steps
-
-        def show_progress(done: int, total: int, text: str) -> None:
-            share = done / max(total, 1)
-            self._show_progress(
-                round((index + share) * steps), num_cells * steps, f"{cell.name} {text}"
-            )
-
-        show_progress(0, 1, "")
-        out_dir = self._out_dir / "runs" / cell.name
-        settings = self._settings.change(seed=cell.seed)
-        if cell.mode == PIXEL_FOREST:
-            return self._run_forest(cell, settings, out_dir)
-        given = settings.to_json() | {"workers": settings.workers}
-        run = transfer_to_site(
-            self._site,
-            self._model_path,
-            mode=cell.mode,
-            out_dir=out_dir,
-            labels=str(cell.budget) if cell.budget else None,
-            draw=cell.draw,
-            show_progress=show_progress,
-            **given,
+    def show_share(done: int, total: int, text: str) -> None:
+        share = done / max(total, 1)
+        show_progress(
+            round((index + share) * steps),
+            len(job.cells) * steps,
+            f"{cell.name} {text}",
         )
-        show_progress(1, 1, "")
-        return run
 
-    def _run_forest(self, cell: Cell, settings: TrainSettings, out_dir: Path) -> Run:
-        assert cell.budget is not None  # noqa: S101 - only zero_shot has none
-        pool = draw_pool(self._site, settings.tile_size, cell.budget, draw=cell.draw)
-        record = {
-            "command": PIXEL_FOREST,
-            "fingerprint": self._site.fingerprint,
-            "labels": str(cell.budget),
-            "draw": cell.draw,
-            "seed": settings.seed,
-            "class_weight_power": settings.class_weight_power,
-        }
-        with claim_out_dir(out_dir, record):
-            finished = find_finished_run(out_dir)
-            return finished or execute_forest(pool, settings, out_dir)
+    return show_share
+
+
+def _try_cell(
+    job: ComparisonJob, cell: Cell, folder: Path, show_progress: ShowProgress
+) -> Result:
+    show_progress(0, 1, "")
+    try:
+        run = _run_cell(job, cell, folder / "runs" / cell.name, show_progress)
+    except ConflictError:
+        raise
+    except CropsegError as error:  # the others can still be run
+        _log.error("%s failed: %s", cell.name, error)
+        return Result(cell=cell, run=None, failure=str(error))
+    show_progress(1, 1, "")
+    return Result(cell=cell, run=run)
+
+
+def _run_cell(
+    job: ComparisonJob, cell: Cell, out_dir: Path, show_progress: ShowProgress
+) -> Run:
+    if cell.mode == PIXEL_FOREST:
+        return train_forest(
+            job.site,
+            job.source.card,
+            out_dir=out_dir,
+            labels=str(cell.budget),
+            draw=cell.draw,
+            reuse=job.reuse,
+            **job.settings.change(seed=cell.seed).to_json(),
+        )
+    return run_transfer(
+        job.prepare_run(cell),
+        out_dir,
+        show_progress=show_progress,
+        reports_normalization=False,  # equal in all runs, and in the summary
+    )
 
 
 def _summarize(
-    results: Sequence[Result],
-    budgets: Sequence[Budget],
-    record: dict[str, Any],
-    card: Card,
+    job: ComparisonJob, results: Sequence[Result], folder: Path
 ) -> dict[str, Any]:
-    summaries = summarize(results, budgets)
+    summaries = summarize(results, job.budgets)
+    for item, advice in zip(summaries, _find_advice(job, folder), strict=True):
+        item["advice"] = judge_advice(advice, item)
+    record = job.record
     return {
         "answer": " ".join(item["answer"] for item in summaries),
         "site": record["site"],
-        "source_site": card.site,
+        "source_site": job.source.card.site,
         "from": record["from"],
         "from_sha256": record["from_sha256"],
         "draws": record["draws"],
         "validation": record["validation"],
         "settings": record["settings"],
+        "normalization": _report_normalization(job, folder),
         "spread": "lowest and highest mIoU over the draws; no interval",
         "failed": [result.cell.name for result in results if result.run is None],
         "budgets": summaries,
     }
 
 
-def refit_like(
+def _find_advice(job: ComparisonJob, folder: Path) -> list[dict[str, Any]]:
+    """Return what the rule of thumb says at each budget, before any result is seen."""
+    path = folder / "advice.json"
+    if path.exists():
+        found: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))
+        return found
+    advice = []
+    for budget in job.budgets:
+        start_run(job.settings.seed)
+        pool = draw_pool(job.target, job.settings.tile_size, budget, draw=0)
+        evidence = measure_evidence(job.source, pool, job.reuse)
+        advised = advise(
+            evidence,
+            manifest=str(job.site.manifest_path),
+            model=job.source.title,
+            labels=",".join(map(str, job.budgets)),
+        )
+        advice.append(advised.to_json())
+    write_json(path, advice)
+    return advice
+
+
+def _report_normalization(job: ComparisonJob, folder: Path) -> dict[str, Any] | None:
+    """Score the choices of normalisation on the largest budget, once.
+
+    Returns:
+        What `report_normalization` returns, or None where no network is compared.
+    """
+    path = folder / "summary.json"
+    if path.exists():
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if "normalization" in found:
+            return found["normalization"]
+    if all(contender.plan is None for contender in job.contenders):
+        return None
+    start_run(job.settings.seed)
+    pool = draw_pool(job.target, job.settings.tile_size, job.budgets[-1], draw=0)
+    return report_normalization(job.source.load(), pool, job.reuse)
+
+
+def refit_like(  # noqa: PLR0913 - keyword-only, and each is an option
     site: Site,
     comparison_dir: str | Path,
     *,
     mode: str,
     out_dir: str | Path,
+    model: Any = None,
+    description: Any = None,
+    source_site: Site | None = None,
     overwrite: bool = False,
     show_progress: ShowProgress = show_nothing,
 ) -> Run:
@@ -252,8 +310,11 @@ def refit_like(
     Args:
         site: The target site of the comparison.
         comparison_dir: The folder of the comparison.
-        mode: One of its modes.
+        mode: One of its modes, or the path of the plan that was compared.
         out_dir: The run's folder.
+        model: The Keras model that was compared, where it was given in memory.
+        description: The `ForeignDescription` that was given.
+        source_site: The site of the source, for `joint`.
         overwrite: Start again in a folder that holds another run.
         show_progress: Called after every step.
 
@@ -262,7 +323,38 @@ def refit_like(
 
     Raises:
         DataFileNotFoundError: If there is no comparison in that folder.
-        UsageError: If the comparison did not have this mode.
+        UsageError: If the comparison did not have this mode, or its plan has changed.
+        ModelError: If the model is not the one that was compared.
+    """
+    record = read_comparison(comparison_dir)
+    given = _find_mode(record, comparison_dir, mode)
+    source = find_source(
+        record["from"] if model is None else None,
+        model=model,
+        description=description,
+        site=site,
+    )
+    if source.sha256 != record["from_sha256"]:
+        raise ModelError(
+            f"{record['from']} is not the model that was compared any more. Restore "
+            "it, or compare again."
+        )
+    job = prepare_transfer(
+        site,
+        source,
+        mode=given,
+        reuse=ReuseOptions.from_json(record.get("reuse", {})),
+        source_site=source_site,
+        **record["settings"],
+    )
+    return run_transfer(job, out_dir, overwrite=overwrite, show_progress=show_progress)
+
+
+def read_comparison(comparison_dir: str | Path) -> dict[str, Any]:
+    """Read what decided the result of a comparison.
+
+    Raises:
+        DataFileNotFoundError: If there is no comparison in that folder.
     """
     path = Path(comparison_dir) / COMPARISON_RECORD
     if not path.exists():
@@ -270,25 +362,26 @@ def refit_like(
             f"No comparison in {comparison_dir}: it has no {COMPARISON_RECORD}. "
             "Give the --out of a `cropseg compare`."
         )
-    record = yaml.safe_load(path.read_text(encoding="utf-8"))
-    if mode not in record["modes"] or mode == PIXEL_FOREST:
-        networks = [name for name in record["modes"] if name != PIXEL_FOREST]
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
+
+
+def _find_mode(record: dict[str, Any], comparison_dir: str | Path, mode: str) -> str:
+    """Return what `prepare_transfer` takes for a mode that was compared."""
+    plans = record.get("plans", {})
+    names = {entry["file"]: name for name, entry in plans.items()}
+    name = names.get(mode, mode)
+    if name not in record["modes"] or name == PIXEL_FOREST:
+        networks = [item for item in record["modes"] if item != PIXEL_FOREST]
         raise UsageError(
             f"{comparison_dir} compared {', '.join(record['modes'])}; of these "
             f"{', '.join(networks)} can be refitted, got {mode!r}."
         )
-    read_card(record["from"])
-    if hash_file(Path(record["from"])) != record["from_sha256"]:
-        raise ModelError(
-            f"{record['from']} is not the model that was compared any more. Restore "
-            "it, or compare again."
+    if name not in plans:
+        return name
+    path = plans[name]["file"]
+    if json.loads(json.dumps(plan_to_json(get_plan(path)))) != plans[name]["plan"]:
+        raise UsageError(
+            f"{path} is not the plan that was compared any more. Restore it, or "
+            "compare again."
         )
-    return transfer_to_site(
-        site,
-        record["from"],
-        mode=mode,
-        out_dir=out_dir,
-        overwrite=overwrite,
-        show_progress=show_progress,
-        **record["settings"],
-    )
+    return path

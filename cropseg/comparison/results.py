@@ -15,10 +15,12 @@ from cropseg.comparison.cells import Cell
 from cropseg.files import write_text, write_whole
 from cropseg.sites.budget import Budget
 from cropseg.training.run import Run, load_counts
-from cropseg.transfer.plan import PIXEL_FOREST
+from cropseg.transfer.modes import PIXEL_FOREST, PLANS
 
-BASELINES = ("zero_shot", "scratch", PIXEL_FOREST)
-"""Modes that reuse nothing of the source by training."""
+_UNRELATED = tuple(name for name, plan in PLANS.items() if not plan.loaded)
+
+BASELINES = ("zero_shot", *_UNRELATED, PIXEL_FOREST)
+"""The source as it is, and modes that take nothing of it."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from cropseg.models.card import read_card
 from cropseg.progress import ShowProgress, show_nothing
 from cropseg.sites.site import open_site
 from cropseg.training.train import train_site
-from cropseg.transfer.plan import PIXEL_FOREST
+from cropseg.transfer.modes import PIXEL_FOREST
 
 MODES = ("zero_shot", "scratch", "full", "frozen_encoder", "head_only", PIXEL_FOREST)
 """What the demo compares."""

@@ -192,7 +192,7 @@ def test_a_comparison_writes_its_files_and_no_others(finished):
 
     assert names == {
         *("compare.yaml", "results.csv", "summary.json", "counts.npz"),
-        *("comparison.png", "runs"),
+        *("advice.json", "comparison.png", "runs"),
     }
 
 
@@ -275,6 +275,14 @@ def test_a_comparison_in_which_everything_diverges_is_still_written(
     ("change", "error", "message"),
     [
         ({"modes": ["fulll"]}, UsageError, "nearest is 'full'"),
+        ({"modes": ["full", "joint"]}, UsageError, "joint trains on tiles of area 1"),
+        (
+            {"modes": ["freeze_layers:head,fulll"]},
+            UsageError,
+            "'layers:fulll' names no",
+        ),
+        ({"modes": ["freeze_first:4"]}, UsageError, "'encoder_4' names no layer"),
+        ({"modes": ["gradual"]}, UsageError, "5 phases on this network"),
         ({"labels": ["3trees"]}, UsageError, "3trees"),
         ({"labels": ["900tiles"]}, DataError, "900tiles"),
         ({"draws": 0}, UsageError, "0 draws"),
@@ -291,6 +299,145 @@ def test_what_cannot_be_compared_leaves_nothing_behind(
         compare_modes(area_2, source_path, **given)
 
     assert not (tmp_path / "compare").exists()
+
+
+def test_a_source_site_that_no_mode_uses_is_refused(
+    area_1, area_2, source_path, tmp_path
+):
+    with pytest.raises(UsageError, match="none of these modes trains on its tiles"):
+        compare_modes(
+            area_2,
+            source_path,
+            modes=["full"],
+            labels=["1tiles"],
+            source_site=area_1,
+            out_dir=tmp_path / "compare",
+        )
+
+    assert not (tmp_path / "compare").exists()
+
+
+def test_the_normalization_is_reported_once_with_its_zero_shot_score(finished):
+    found = finished["comparison"].summary["normalization"]
+
+    assert found["choice"] == "source"
+    assert 0 <= found["zero_shot_miou"]["source"] <= 1
+
+
+def write_plan(path, **changes):
+    plan = {"mode": "mine", "based_on": "head_only", "summary": "Mine."} | changes
+    path.write_text(yaml.safe_dump(plan), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def special(area_1, area_2, source_path, settings, make_fake_fit, tmp_path_factory):
+    """Return a comparison of modes with values, of a file, and of both areas."""
+    folder = tmp_path_factory.mktemp("special")
+    fake = make_fake_fit()
+    given = {
+        "modes": [
+            *("adabn", "joint"),
+            "freeze_layers:encoder_1_*,decoder_1_*",
+            "pixel_forest",
+            write_plan(folder / "mine.yaml"),
+        ],
+        "labels": ["1tiles"],
+        "draws": 2,
+        "source_site": area_1,
+        "out_dir": folder / "compare",
+        **settings,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("cropseg.training.run.fit_model", fake)
+        comparison = compare_modes(area_2, source_path, **given)
+    return {"comparison": comparison, "given": given, "plan": folder / "mine.yaml"}
+
+
+@pytest.mark.slow
+def test_every_kind_of_mode_is_compared_under_its_name(special):
+    folder = special["comparison"].out_dir
+    rows = [(row["mode"], row["label_amount"]) for row in read_results(folder)]
+
+    pattern = "freeze_layers:encoder_1_*,decoder_1_*"
+    modes = ("joint", pattern, "pixel_forest", "mine")
+    assert rows == [("adabn", "0"), *((mode, "1") for mode in modes * 2)]
+    summary = special["comparison"].summary
+    assert {item["mode"] for item in summary["budgets"][0]["modes"]} == {
+        "adabn",
+        *modes,
+    }
+    names = {path.name for path in (folder / "runs").iterdir()}
+    assert names == {result.cell.name for result in special["comparison"].results}
+    assert {"adabn-0tiles-draw0", "mine-1tiles-draw1"} < names
+
+
+@pytest.mark.slow
+def test_the_plan_of_a_file_decides_what_is_trained(special):
+    folder = special["comparison"].out_dir / "runs" / "mine-1tiles-draw0"
+    report = json.loads((folder / "weights.json").read_text(encoding="utf-8"))
+
+    trained = {
+        row["variable"].partition("/")[0]
+        for row in report
+        if row["training"] == "trained"
+    }
+    assert trained == {"head"}
+    assert read_card(folder / "model.keras").lineage.mode == "mine"
+
+
+@pytest.mark.slow
+def test_a_plan_that_changes_is_another_comparison(
+    special, area_2, source_path, fake_fit
+):
+    before = special["plan"].read_bytes()
+    try:
+        write_plan(special["plan"], based_on="full")
+        with pytest.raises(ConflictError, match=r"plans\.mine\.plan"):
+            compare_modes(area_2, source_path, **special["given"])
+        with pytest.raises(UsageError, match="not the plan that was compared"):
+            refit_like(
+                area_2,
+                special["comparison"].out_dir,
+                mode="mine",
+                out_dir=special["plan"].parent / "refitted",
+            )
+    finally:
+        special["plan"].write_bytes(before)
+
+    assert fake_fit.jobs == []
+    again = compare_modes(area_2, source_path, **special["given"])
+    assert again.summary == special["comparison"].summary
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_path", [False, True])
+def test_a_plan_of_a_file_is_refitted_by_its_name_or_path(
+    special, area_2, fake_fit, tmp_path, by_path
+):
+    mode = str(special["plan"]) if by_path else "mine"
+
+    run = refit_like(
+        area_2, special["comparison"].out_dir, mode=mode, out_dir=tmp_path / "final"
+    )
+
+    assert read_card(run.model_path).lineage.mode == "mine"
+    (job,) = fake_fit.jobs
+    assert len(job.pool.tiles) > 1
+
+
+@pytest.mark.slow
+def test_joint_is_refitted_with_the_source_site_only(
+    special, area_1, area_2, fake_fit, tmp_path
+):
+    given = {"mode": "joint", "out_dir": tmp_path / "final"}
+
+    with pytest.raises(UsageError, match="--source"):
+        refit_like(area_2, special["comparison"].out_dir, **given)
+    assert not (tmp_path / "final").exists()
+    refit_like(area_2, special["comparison"].out_dir, source_site=area_1, **given)
+
+    assert len(fake_fit.jobs) == 1
 
 
 def test_a_refit_takes_settings_and_model_of_the_comparison_and_all_labels(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,10 +11,18 @@ import rasterio
 from sklearn.ensemble import RandomForestClassifier
 
 from cropseg.comparison import forest
-from cropseg.comparison.forest import execute_forest, fit_forest
+from cropseg.comparison.forest import (
+    add_indices,
+    execute_forest,
+    fit_forest,
+    train_forest,
+)
+from cropseg.errors import ConflictError, UsageError
+from cropseg.models.card import read_card
 from cropseg.sites.budget import Budget, draw_pool
 from cropseg.sites.site import open_site
 from cropseg.training.settings import TrainSettings
+from cropseg.transfer.target import ReuseOptions
 
 SIZE = 32
 SETTINGS = TrainSettings(tile_size=SIZE, seed=4)
@@ -157,3 +166,75 @@ def test_a_class_that_the_pool_does_not_have_is_not_predicted(area_2):
     found = fit_forest(pool, SETTINGS)
 
     assert set(found.classes_) == weights
+
+
+def test_indices_of_the_bands_that_are_read_are_added(area_2):
+    site = replace(
+        area_2.select_bands(("red", "nir")),
+        derived={
+            "ndvi": "(nir - red) / (nir + red)",
+            "ratio": "nir / blue",  # blue is not read
+            "nir": "nir * 2",  # read already
+        },
+    )
+    values = np.array([[1, 3], [2, -2], [0, 0]], np.float32)
+
+    found = add_indices(values, site)
+
+    np.testing.assert_array_equal(found, [[1, 3, 0.5], [2, -2, 0], [0, 0, 0]])
+    assert found.dtype == np.float32
+
+
+def test_a_forest_with_indices_sees_and_scores_the_same_pixels(area_2, pool, tmp_path):
+    derived = {"never": "log(red - 9999999)", "ndvi": "(nir - red) / (nir + red)"}
+    site = replace(area_2, derived=derived)
+    with_indices = replace(pool, site=site)
+
+    plain = execute_forest(pool, SETTINGS, tmp_path / "plain").metrics
+    richer = execute_forest(with_indices, SETTINGS, tmp_path / "richer").metrics
+
+    assert fit_forest(with_indices, SETTINGS).n_features_in_ == len(area_2.bands) + 2
+    assert richer["training"]["label_pixels"] == plain["training"]["label_pixels"]
+    assert richer["test"]["num_pixels"] == plain["test"]["num_pixels"]
+
+
+@pytest.fixture(scope="module")
+def card(source_path):
+    return read_card(source_path)
+
+
+def test_a_forest_has_a_folder_like_any_run(area_2, card, pool, tmp_path):
+    given = {"labels": "4tiles", "draw": 1, "seed": 4, "out_dir": tmp_path / "run"}
+
+    run = train_forest(area_2, card, **given)
+
+    expected = execute_forest(pool, SETTINGS, tmp_path / "by_hand")
+    assert run.metrics["test"] == expected.metrics["test"]
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"run.yaml", "metrics.json", "counts.npz"}
+    assert train_forest(area_2, card, **given).metrics == run.metrics  # not again
+    reuse = ReuseOptions(bands_from="site")
+    for name, other in (
+        *(("draw", 0), ("labels", None), ("labels", "5tiles"), ("seed", 5)),
+        *(("class_weight_power", 0.0), ("reuse", reuse)),
+    ):
+        with pytest.raises(ConflictError, match=name):
+            train_forest(area_2, card, **given | {name: other})
+    again = train_forest(area_2, card, overwrite=True, **given | {"seed": 5})
+    assert again.metrics["training"]["label_tiles"] == 4
+
+
+def test_a_forest_without_a_budget_sees_all_labels(area_2, card, pool, tmp_path):
+    run = train_forest(area_2, card, out_dir=tmp_path / "run")
+
+    assert run.metrics["training"]["label_tiles"] > len(pool.tiles)
+
+
+def test_a_forest_leaves_settings_of_networks_alone(area_2, card, tmp_path):
+    given = {"labels": "2tiles", "out_dir": tmp_path / "run"}
+
+    run = train_forest(area_2, card, epochs=3, **given)
+
+    assert train_forest(area_2, card, epochs=5, **given).metrics == run.metrics
+    with pytest.raises(UsageError, match="tile_size"):
+        train_forest(area_2, card, tile_size=64, **given)
