@@ -24,7 +24,7 @@ INSTALLED := .venv/.installed
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv demo test test-slow check bench notebooks clean
+.PHONY: help venv demo test test-slow test-jax check bench notebooks clean
 
 help: ## list what make can do
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,10 @@ test-slow: $(INSTALLED) ## run the tests that take minutes, and those in a brows
 		apt-get update && apt-get install --yes chromium; } || \
 	echo 'There is no Chromium: the tests that need it are skipped.'
 	$(BIN)/python -m pytest -m 'slow or browser'
+
+test-jax: $(INSTALLED) ## run the transfer battery on JAX
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev,jax]' -c constraints.txt
+	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/transfer/test_battery.py -m ""
 
 check: $(INSTALLED) ## lint, format, types, import order, spelling
 	$(BIN)/ruff check .
