@@ -54,6 +54,7 @@ def test_the_scripts_train_area_1_and_map_area_2(
     assert str(map_path) in told
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_is_transferred_with_layers_locked(
     tmp_path, make_site, load_script, capsys
 ):

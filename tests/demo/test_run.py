@@ -36,6 +36,7 @@ def finished(tmp_path_factory):
     return run.run_demo(tmp_path_factory.mktemp("demo") / "demo")
 
 
+@pytest.mark.slow
 def test_all_that_the_demo_points_at_is_there(finished):
     for path, _ in finished.list_sights():
         assert path.stat().st_size > 0
@@ -43,6 +44,7 @@ def test_all_that_the_demo_points_at_is_there(finished):
     assert json.dumps(finished.to_json())
 
 
+@pytest.mark.slow
 def test_a_second_call_repeats_nothing(finished):
     model = finished.out_dir / "runs" / "area_1" / "model.keras"
     written_at = model.stat().st_mtime_ns
@@ -51,6 +53,7 @@ def test_a_second_call_repeats_nothing(finished):
     assert model.stat().st_mtime_ns == written_at
 
 
+@pytest.mark.slow
 def test_another_seed_in_the_same_folder_is_refused(finished):
     with pytest.raises(ConflictError, match="seed was 0, is 1"):
         run.run_demo(finished.out_dir, seed=1)

@@ -419,10 +419,10 @@ def read_random_state(model):
         # In the first phase, before an epoch was kept.
         pytest.param((2, 3, 4), "float32", 1, marks=pytest.mark.slow),
         # In the second and in the third, which go on at their second steps.
-        ((2, 3, 4), "float32", 5),
+        pytest.param((2, 3, 4), "float32", 5, marks=pytest.mark.slow),
         ((2, 3, 4), "float32", 8),
         # In the second, where the first ended with an epoch.
-        ((3, 3, 3), "float32", 4),
+        pytest.param((3, 3, 3), "float32", 4, marks=pytest.mark.slow),
         # In the first, which goes on at its last step.
         pytest.param((4, 1, 4), "float32", 4, marks=pytest.mark.slow),
         pytest.param((2, 3, 4), "bfloat16", 5, marks=pytest.mark.slow),
@@ -492,6 +492,7 @@ def test_the_searched_rate_of_a_phase_is_capped_kept_and_not_searched_again(
     assert result.seconds > sum(item.seconds for item in result.epochs)
 
 
+@pytest.mark.slow
 def test_a_real_search_leaves_no_trace_but_its_rate(make_small_job):
     phase = dataclasses.replace(plan_three(2, 3, 4)[2], num_steps=3, searches_rate=True)
     settings = {"epochs": 1}

@@ -72,6 +72,7 @@ def test_names_are_the_same_for_an_optimizer_made_later():
     assert [n for n, _ in read(first)] == [n for n, _ in read(second)]
 
 
+@pytest.mark.slow
 def test_the_folder_of_a_training_has_the_state_of_its_optimizer(trained_run):
     state = read_optimizer_state(trained_run.out_dir)
 

@@ -63,6 +63,7 @@ def test_a_transfer_is_tested_at_the_start_of_its_training(
     assert search.losses[0] == pytest.approx(read_first_loss(run), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_equal_calls_give_equal_answers_in_the_steps_that_are_asked_for(area_1):
     steps = []
 

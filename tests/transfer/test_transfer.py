@@ -145,6 +145,7 @@ def test_several_classes_of_the_source_are_summed_without_training(
     )
 
 
+@pytest.mark.slow
 def test_a_model_on_the_bands_of_the_site_starts_from_the_shared_filters(
     make_site, source_path, tmp_path, settings
 ):
