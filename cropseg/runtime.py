@@ -59,6 +59,9 @@ def _set_threads() -> None:
         return
     import tensorflow as tf
 
+    # It warns where several models are traced one after the other, as they must be.
+    tf.get_logger().setLevel(logging.ERROR)
+
     try:
         tf.config.threading.set_inter_op_parallelism_threads(1)
         tf.config.threading.set_intra_op_parallelism_threads(count_cores())
