@@ -81,7 +81,7 @@ def load_imagenet_encoder(
     origin = os.fspath(weights_path) if weights_path else "imagenet"
     try:
         network = build_pretrained_network(architecture, encoder, weights=origin)
-    except CropsegError:
+    except (CropsegError, MemoryError):
         raise
     except Exception as error:  # Keras has no other where a download fails
         remedy = (
