@@ -19,6 +19,7 @@ from sklearn.ensemble import RandomForestClassifier
 from cropseg.files import claim_out_dir
 from cropseg.inference.evaluate import evaluate_predictor
 from cropseg.inference.mosaic import DEFAULT_TILE_SIZE, TileShape
+from cropseg.memory import read_peak_memory, reset_peak_memory
 from cropseg.models.card import Card
 from cropseg.runtime import count_cores
 from cropseg.sites.budget import LabelPool, parse_budget
@@ -123,6 +124,7 @@ def execute_forest(pool: LabelPool, settings: TrainSettings, out_dir: Path) -> R
     Returns:
         The run. It has no model file.
     """
+    reset_peak_memory()
     started_at = time.perf_counter()
     forest = fit_forest(pool, settings)
     seconds = time.perf_counter() - started_at
@@ -142,6 +144,7 @@ def execute_forest(pool: LabelPool, settings: TrainSettings, out_dir: Path) -> R
     evaluation = evaluate_predictor(predict, pool.site, part="test", shape=shape)
     training = describe_training(pool, FitResult(losses=(), epochs=()), settings)
     training["seconds"] = round(seconds, 2)
+    training["peak_memory_bytes"] = read_peak_memory()
     return finish_run(out_dir, {"test": evaluation}, training)
 
 

@@ -15,6 +15,7 @@ import numpy.typing as npt
 from cropseg.files import write_json, write_whole
 from cropseg.inference.evaluate import Evaluation, evaluate_bundle
 from cropseg.inference.features import measure_features
+from cropseg.memory import read_peak_memory, reset_peak_memory
 from cropseg.models.bundle import Bundle, hash_weights, list_versions, save_bundle
 from cropseg.models.card import Card, CardClass, CardStage, Lineage
 from cropseg.models.stages import Stage
@@ -128,6 +129,7 @@ def execute_run(
     Returns:
         The run. `metrics.json` is written last: where it lies, the run is complete.
     """
+    reset_peak_memory()
     site, model = start.pool.site, start.model
     bundle = Bundle(model=model, card=_write_card(start, settings, {}))
 
@@ -160,6 +162,7 @@ def execute_run(
     save_bundle(model, card, out_dir / "model.keras")
     training = describe_training(start.pool, fitted, settings)
     training["trained_parameters"] = report.num_trained
+    training["peak_memory_bytes"] = read_peak_memory()
     training |= _describe_start(start, fitted, pretrained) | dict(notes or {})
     return finish_run(out_dir, evaluations, training)
 
