@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 from cropseg.sites.site import Site, open_site
 
 if TYPE_CHECKING:
-    from cropseg.comparison.compare import compare_modes, refit_like
+    from cropseg.comparison.compare import compare_modes
+    from cropseg.comparison.refit import refit_like
     from cropseg.inference.evaluate import evaluate_model
     from cropseg.inference.predict import predict_scenes
     from cropseg.models.foreign import ForeignDescription
@@ -30,7 +31,7 @@ _HOMES = {
     "evaluate_model": "cropseg.inference.evaluate",
     "find_learning_rate": "cropseg.transfer.find_rate",
     "predict_scenes": "cropseg.inference.predict",
-    "refit_like": "cropseg.comparison.compare",
+    "refit_like": "cropseg.comparison.refit",
     "train_site": "cropseg.training.train",
     "transfer_to_site": "cropseg.transfer.transfer",
 }

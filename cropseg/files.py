@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,9 @@ Json = Any
 
 _SIDECARS = ("-journal", "-wal", "-shm", ".aux.xml", ".msk", ".ovr")
 """Endings of what SQLite and GDAL put beside a file that they write."""
+
+_NUMBERS = re.compile(r"\[\n([-+\d.eE,\s]+)\]")
+"""A list of numbers that `json` wrote a line each. No text holds a line break."""
 
 _LOCK_NAME = ".lock"
 _LOCK_ATTEMPTS = 20  # each costs microseconds, and is lost to a process that ends
@@ -114,9 +118,14 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, document: Json) -> None:
-    """Write a document to `path` as JSON with two spaces of indent."""
-    write_text(path, json.dumps(document, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, document: Json, *, indent: int = 2) -> None:
+    """Write a document to `path` as JSON with two spaces of indent, or another number.
+
+    Lists of numbers stay on one line, as the rows of a matrix.
+    """
+    text = json.dumps(document, indent=indent, allow_nan=False)
+    text = _NUMBERS.sub(lambda found: f"[{' '.join(found[1].split())}]", text)
+    write_text(path, text + "\n")
 
 
 def write_yaml(path: Path, document: Json) -> None:

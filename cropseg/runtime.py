@@ -13,7 +13,7 @@ import gc
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import Any
 
 _log = logging.getLogger(__name__)
@@ -45,6 +45,10 @@ with _hold_back_stderr():
 
 JIT_COMPILE = "auto" if keras.backend.backend() == "jax" else False
 """Whether models are compiled with XLA. On a CPU TensorFlow is faster without."""
+
+_MAX_SHARED = 32
+"""Traced networks, source models and sites that are kept, about 20 MB each with the
+default encoder: twice what ten modes need."""
 
 
 def count_cores() -> int:
@@ -85,6 +89,13 @@ with _hold_back_stderr():
     _HAS_GPU = _find_gpu()
 
 
+def import_tensorflow() -> Any:
+    """Return TensorFlow, for its file formats: Keras may run on another backend."""
+    with _hold_back_stderr():
+        import tensorflow as tf
+    return tf
+
+
 def start_run(seed: int) -> None:
     """Begin a run: free the models of the last one and seed everything.
 
@@ -92,9 +103,63 @@ def start_run(seed: int) -> None:
         seed: The run's seed, 0 or greater. segmentation-models' initialisers take
             no seed of their own, so this is the one place that seeds globally.
     """
-    keras.backend.clear_session()
+    keras.backend.clear_session(free_memory=False)  # which would collect as well
     gc.collect()
     keras.utils.set_random_seed(seed)
+
+
+class Shared:
+    """What the runs of a process have in common, by name; the oldest goes first."""
+
+    def __init__(self, max_items: int = _MAX_SHARED) -> None:
+        """Start with nothing."""
+        self._items: dict[Hashable, Any] = {}
+        self._max_items = max_items
+
+    def get(self, key: Hashable) -> Any:
+        """Return what was kept under a key, or None."""
+        item = self._items.pop(key, None)
+        if item is not None:
+            self._items[key] = item  # now the newest
+        return item
+
+    def keep(self, key: Hashable, item: Any) -> None:
+        """Keep something for the runs to come."""
+        self._items[key] = item
+        while len(self._items) > self._max_items:
+            del self._items[next(iter(self._items))]
+
+    def drop(self, key: Hashable) -> None:
+        """Keep it no longer."""
+        self._items.pop(key, None)
+
+
+_shared: list[Shared] = []
+
+
+@contextlib.contextmanager
+def share_between_runs() -> Iterator[None]:
+    """Let the runs inside share the source model, decoded tiles and traced networks.
+
+    Results are the same bits as without. Only for runs whose models nobody looks at
+    once they are over: a network is trained with the layers of the first run that had
+    one like it, and what it learned is copied to the model of its own run.
+    """
+    _shared.append(_shared[-1] if _shared else Shared())
+    try:
+        yield
+    finally:
+        _shared.pop()
+
+
+def get_shared() -> Shared | None:
+    """Return what the runs of this process share, or None where they share nothing."""
+    return _shared[-1] if _shared else None
+
+
+def get_shared_networks() -> Shared | None:
+    """Return the same for networks, or None on a backend that passes weights around."""
+    return get_shared() if keras.backend.backend() == "tensorflow" else None
 
 
 def resolve_precision(precision: str) -> str:

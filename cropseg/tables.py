@@ -13,6 +13,7 @@ from rich.table import Table
 from cropseg.checks.findings import Finding
 from cropseg.checks.report import CheckReport
 from cropseg.models.card import Card
+from cropseg.sites.budget import parse_budget
 from cropseg.sites.split import PARTS
 from cropseg.transfer.describe import summarize_axes
 
@@ -168,6 +169,11 @@ def show_scores(console: Console, scores: dict[str, Any], part: str) -> None:
         f"overall accuracy {scores['overall_accuracy']:.3f}, "
         f"macro F1 {scores['macro_f1']:.3f}, {scores['num_pixels']:,} pixels"
     )
+    if scores.get("ece") is not None:
+        console.print(f"expected calibration error {scores['ece']:.3f}")
+    if scores.get("fields"):
+        accuracy, amount = scores["fields"]["accuracy"], scores["fields"]["num_fields"]
+        console.print(f"field accuracy {accuracy:.3f}, {amount:,} whole fields")
 
 
 def show_run(console: Console, run: Any, *, every_variable: bool) -> None:
@@ -236,24 +242,68 @@ def show_weights(console: Console, groups: list[dict[str, Any]]) -> None:
 
 
 def show_comparison(console: Console, summary: dict[str, Any], out_dir: Path) -> None:
-    """Show the table of a comparison and its answer."""
+    """Show the tables of a comparison, its answer, and what the intervals cover."""
+    oracle = " and an oracle" if summary["validation"] == "oracle" else ""
     for budget in summary["budgets"]:
+        has_intervals = any(item["interval"] for item in budget["modes"])
+        ends = ("95 % from", "to") if has_intervals else ("lowest", "highest")
         table = _table(
-            *("mode", "mIoU", "lowest", "highest", "draws", "seconds", "converged"),
-            title=f"{summary['site']} with {budget['labels']}",
+            *("mode", "mIoU", *ends, "known", "runs", "seconds", "converged"),
+            title=f"{summary['site']} with {budget['labels']}{oracle}",
+            fold_first=True,
         )
         for item in budget["modes"]:
             converged = item["converged"]
+            bounds = item["interval"] or (item["miou_low"], item["miou_high"])
+            known = item["known_miou"]
             table.add_row(
-                item["mode"],
-                *(_number(item[key]) for key in ("miou_mean", "miou_low", "miou_high")),
-                str(item["draws"]),
+                escape(item["mode"]),
+                _number(item["miou_mean"]),
+                *map(_number, bounds),
+                _number(known["mean"] if known else None),
+                str(item["runs"]),
                 _number(item["seconds_mean"], 1),
-                "-" if converged is None else f"{converged} of {item['draws']}",
+                "-" if converged is None else f"{converged} of {item['runs']}",
             )
         console.print(table)
-        console.print(budget["answer"], markup=False)
+        for text in (budget["answer"], *budget["notes"]):
+            console.print(text, markup=False)
+    _show_efficiency(console, summary)
+    _show_method(console, summary["method"])
     console.print(f"results: {out_dir}", markup=False)
+
+
+def _show_efficiency(console: Console, summary: Mapping[str, Any]) -> None:
+    """Show how many labels each mode needs to be as good as scratch with most."""
+    found = summary["label_efficiency"]
+    if not found:
+        return
+    first = parse_budget(summary["budgets"][0]["labels"])
+    smallest, unit = first.amount, first.unit
+    has_intervals = summary["method"]["interval"] != "range"
+    table = _table(
+        *("mode", unit, *(("95 % from", "to") if has_intervals else ())),
+        title=f"labels to reach {found[0]['target']}, mIoU "
+        f"{found[0]['target_miou']:.3f}",
+        fold_first=True,
+    )
+    for item in found:
+        labels = "not reached"
+        if item["reached"]:
+            is_smallest = item["labels"] <= smallest
+            labels = f"{item['labels']:.3g}{' or fewer' if is_smallest else ''}"
+        ends = (
+            f"{item['low']:.3g}" if item["low"] else "fewer",
+            f"{item['high']:.3g}" if item["high"] else "more",
+        )
+        table.add_row(escape(item["mode"]), labels, *(ends if has_intervals else ()))
+    console.print(table)
+
+
+def _show_method(console: Console, method: Mapping[str, Any]) -> None:
+    """Show what the intervals cover, and what they do not."""
+    for title, key in (("covers", "covers"), ("does not cover", "does_not_cover")):
+        console.print(f"[bold]{title}[/]: {escape(' '.join(method[key]))}")
 
 
 def show_card(console: Console, card: Card) -> None:

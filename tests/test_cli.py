@@ -442,11 +442,14 @@ def test_the_whole_way_from_check_to_map(run, area_1, area_2, model, tmp_path):
     assert all(set(item) == keys for item in scores["classes"])
 
     compared = tmp_path / "compared"
-    grid = ("--modes", "head_only,pixel_forest", "--labels", "1tiles", "--draws", "1")
+    grid = (
+        *("--modes", "head_only,pixel_forest", "--labels", "1tiles"),
+        *("--draws", "1", "--folds", "none"),
+    )
     compare = ("compare", area_2, "--from", model, *grid, *TINY, "--out", compared)
     summary = run_json(*compare)
-    assert summary["answer"].startswith("With 1tiles, ")
-    assert run(*compare)[1].count("With 1tiles, ") == 1
+    assert summary["answer"].startswith("With 1 labelled tile, ")
+    assert run(*compare)[1].count("With 1 labelled tile, ") == 1
 
     final = tmp_path / "final"
     like = ("transfer", area_2, "--like", compared, "--mode", "head_only")
@@ -497,7 +500,10 @@ def test_a_comparison_with_a_failed_run_ends_with_9(
         raise DivergedError(message)
 
     monkeypatch.setattr("cropseg.training.run.fit_model", diverge)
-    given = ("--modes", "full,pixel_forest", "--labels", "1tiles", "--draws", "1")
+    given = (
+        *("--modes", "full,pixel_forest", "--labels", "1tiles"),
+        *("--draws", "1", "--folds", "none"),
+    )
 
     code, out, err = run(
         *("compare", area_2, "--from", model, "--out", tmp_path / "compared"),

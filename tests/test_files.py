@@ -242,6 +242,14 @@ def test_documents_read_back_as_they_were_written(tmp_path):
     assert text.index("site") < text.index("b:") < text.index("a:")
 
 
+def test_rows_of_numbers_stay_on_a_line_and_texts_as_they_are(tmp_path):
+    document = {"matrix": [[1, 20], [-3, 4.5e-07]], "text": "[\n  1,\n  2\n]", "e": []}
+    write_json(tmp_path / "a.json", document)
+    text = (tmp_path / "a.json").read_text(encoding="utf-8")
+    assert json.loads(text) == document
+    assert "\n    [1, 20],\n    [-3, 4.5e-07]\n" in text
+
+
 def test_a_score_that_is_not_a_number_is_no_json(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"miou": float("nan")})

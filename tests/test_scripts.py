@@ -49,7 +49,7 @@ def test_the_scripts_train_area_1_and_map_area_2(
     settings = write_settings(tmp_path / "transfer.yaml")
     transfer.main(str(area_2), str(model_path), str(tmp_path / "out"), settings)
     told = capsys.readouterr().out
-    assert "With 2tiles, " in told
+    assert "With 2 labelled tiles, " in told
     (map_path,) = (tmp_path / "out" / "maps").glob("*_classes.tif")
     assert str(map_path) in told
 

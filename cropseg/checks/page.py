@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import functools
 import io
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -30,17 +31,30 @@ def write_page(report: CheckReport, path: Path) -> None:
         report: The report. Of its scenes only the first 12 are shown.
         path: A file that ends in `.html`.
     """
+    template = open_template("page.html.j2", "cropseg.checks")
+    write_text(path, template.render(**_describe(report)))
+
+
+@functools.cache
+def open_template(name: str, package: str) -> Any:
+    """Return the template of a page. It finds `page.css`, which all pages share.
+
+    Args:
+        name: Name of the template's file.
+        package: The package that it lies in.
+    """
     import jinja2
 
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cropseg.checks", "."),
+        loader=jinja2.ChoiceLoader(
+            [jinja2.PackageLoader(item, ".") for item in (package, "cropseg.checks")]
+        ),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    template = environment.get_template("page.html.j2")
-    write_text(path, template.render(**_describe(report)))
+    return environment.get_template(name)
 
 
 def _describe(report: CheckReport) -> dict[str, Any]:
@@ -87,14 +101,22 @@ def _show_look(look: QuickLook) -> dict[str, Any]:
         "name": scene.name,
         "text": text,
         "pictures": [
-            (panel.title, _encode(panel.picture, "png" if panel.is_flat else "jpeg"))
+            (
+                panel.title,
+                encode_picture(panel.picture, "png" if panel.is_flat else "jpeg"),
+            )
             for panel in look.list_panels()
         ],
     }
 
 
-def _encode(picture: Picture, kind: str) -> str:
-    """Return the address of a picture that stands in the page itself."""
+def encode_picture(picture: Picture, kind: str) -> str:
+    """Return the address of a picture that stands in the page itself.
+
+    Args:
+        picture: Shape (h, w, 3), uint8.
+        kind: `png` or `jpeg`.
+    """
     from matplotlib.image import imsave
 
     with io.BytesIO() as stream:

@@ -144,8 +144,7 @@ class QuickLooks:
     def __init__(self, site: Site) -> None:
         """Start with nothing seen."""
         self._site = site
-        names = [site.bands.index(name) for name in _RGB if name in site.bands]
-        self._bands = names if len(names) == len(_RGB) else _choose_bands(site)
+        self._bands = choose_bands(site)
         self._kept: list[dict[str, npt.NDArray[Any]]] = []
         self._steps: list[int] = []
         for scene in site.scenes:
@@ -198,8 +197,11 @@ class QuickLooks:
         )
 
 
-def _choose_bands(site: Site) -> list[int]:
-    """Return three bands to show where they are not red, green and blue."""
+def choose_bands(site: Site) -> list[int]:
+    """Return the positions of red, green and blue, or of three bands to show."""
+    found = [site.bands.index(name) for name in _RGB if name in site.bands]
+    if len(found) == len(_RGB):
+        return found
     return [min(band, len(site.bands) - 1) for band in (2, 1, 0)]
 
 

@@ -53,5 +53,5 @@ def evaluate(
     )
     if out:
         write_evaluation(evaluation, out, model, part=split, overwrite=overwrite)
-    scores = evaluation.scores.to_json()
+    scores = evaluation.to_json()
     output.show(scores, lambda: tables.show_scores(console, scores, split))

@@ -17,12 +17,13 @@ from cropseg.cli.options import (
     ReuseChoices,
     SourceManifest,
     TileSize,
+    open_areas,
 )
 from cropseg.cli.show import Output, console
 from cropseg.errors import UsageError
 from cropseg.files import check_out_dir, claim_out_dir
 from cropseg.sites.budget import check_budgets, parse_budgets
-from cropseg.sites.site import Site, open_site
+from cropseg.sites.site import Site
 from cropseg.sites.statistics import require_trainable, survey_site
 from cropseg.training.settings import TrainSettings, describe_training
 from cropseg.transfer.modes import get_plan
@@ -65,14 +66,13 @@ def find_lr(
     new = {"architecture": foreign.architecture, "encoder": foreign.encoder}
     settings = fit.collect_settings(tile_size=tile_size, **({} if from_ else new))
     what: dict[str, Any] = {"labels": labels, "draw": draw}
-    hosts = allow_remote or ()
     if out is not None:
         check_out_dir(out)
     if from_ is None:
         _refuse_without_model(mode=mode, source=source, reuse=reuse, foreign=foreign)
     chosen = mode or "full"
     get_plan(chosen)
-    site = open_site(manifest, allow_remote=hosts)
+    site, source_site = open_areas(manifest, source, allow_remote)
     start: TransferJob | _NewNetwork
     if from_ is None:
         start = _prepare_new(site, TrainSettings(**settings), what)
@@ -82,7 +82,7 @@ def find_lr(
             find_source(from_, description=foreign.read_description(reuse), site=site),
             mode=chosen,
             reuse=reuse.read_options(),
-            source_site=open_site(source, allow_remote=hosts) if source else None,
+            source_site=source_site,
             **what,
             **settings,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,7 +18,13 @@ import typer
 
 from cropseg.errors import UsageError
 from cropseg.models.foreign import ForeignDescription
-from cropseg.training.settings import LOSSES, PRECISIONS, read_settings_file
+from cropseg.sites.site import Site, open_site
+from cropseg.training.settings import (
+    LOSSES,
+    PRECISIONS,
+    ReadKey,
+    read_settings_file,
+)
 from cropseg.transfer.normalization import NORMALIZATIONS
 from cropseg.transfer.target import ReuseOptions, read_synonyms
 
@@ -41,7 +47,11 @@ AllowRemote = Annotated[
 ]
 SourceManifest = Annotated[
     Path | None,
-    typer.Option("--source", help="Manifest of the other area, for joint."),
+    typer.Option(
+        "--source",
+        help="Manifest of the other area: for joint, and in a comparison to score what "
+        "is forgotten.",
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Start again.")]
@@ -75,10 +85,13 @@ class FitOptions:
     seed: Seed = None
     """Seed of everything random."""
 
-    def collect_settings(self, **more: Any) -> dict[str, Any]:
+    def collect_settings(
+        self, keys: Mapping[str, ReadKey] | None = None, /, **more: Any
+    ) -> dict[str, Any]:
         """Return the settings of `--config`, with the options given over them.
 
         Args:
+            keys: What else than settings may stand in the file, and how it is read.
             more: Options of the one command, None where they were not given.
 
         Raises:
@@ -86,7 +99,7 @@ class FitOptions:
         """
         given = dataclasses.asdict(self) | more
         config = given.pop("config")
-        settings = read_settings_file(config) if config else {}
+        settings = read_settings_file(config, keys) if config else {}
         return settings | {name: v for name, v in given.items() if v is not None}
 
 
@@ -193,6 +206,15 @@ class ForeignOptions:
         if all(value is None for value in given.values()):
             return None
         return ForeignDescription.from_options(**given)
+
+
+def open_areas(
+    manifest: Path, source: Path | None, allow_remote: Collection[str] | None
+) -> tuple[Site, Site | None]:
+    """Open the target site, and that of the source where its manifest is given."""
+    hosts = allow_remote or ()
+    site = open_site(manifest, allow_remote=hosts)
+    return site, open_site(source, allow_remote=hosts) if source else None
 
 
 def spread_groups(command: Callable[..., None]) -> Callable[..., None]:

@@ -47,14 +47,20 @@ class Output:
         )
 
     @contextlib.contextmanager
-    def open_progress(self) -> Iterator[Callable[[int, int, str], None]]:
-        """Show a bar with the time left on stderr, while it is a terminal."""
-        columns = (
+    def open_progress(
+        self, *, tells_time: bool = False
+    ) -> Iterator[Callable[[int, int, str], None]]:
+        """Show a bar with the time left on stderr, while it is a terminal.
+
+        Args:
+            tells_time: Whether the time left stands in what is shown already.
+        """
+        columns = [
             BarColumn(),
             TextColumn("{task.completed}/{task.total}"),
-            TimeRemainingColumn(),
+            *([] if tells_time else [TimeRemainingColumn()]),
             TextColumn("{task.description}"),
-        )
+        ]
         # Where it is no terminal, rich would leave an empty line behind.
         hidden = self.as_json or self.quiet or not errors.is_terminal
         with Progress(*columns, console=errors, disable=hidden, transient=True) as bar:

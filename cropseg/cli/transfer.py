@@ -16,11 +16,11 @@ from cropseg.cli.options import (
     Overwrite,
     ReuseChoices,
     SourceManifest,
+    open_areas,
 )
 from cropseg.cli.show import Output
 from cropseg.errors import UsageError
 from cropseg.files import check_out_dir
-from cropseg.sites.site import open_site
 from cropseg.transfer.modes import PIXEL_FOREST, get_plan
 from cropseg.transfer.prepare import prepare_transfer
 from cropseg.transfer.source import find_source
@@ -57,15 +57,14 @@ def transfer(
     check_out_dir(out)
     if (from_ is None) == (like is None):
         raise UsageError("Give either --from MODEL or --like COMPARISON.")
-    site = open_site(manifest, allow_remote=allow_remote or ())
-    source_site = open_site(source, allow_remote=allow_remote or ()) if source else None
+    site, source_site = open_areas(manifest, source, allow_remote)
     if like is not None:
         if settings or labels:
             raise UsageError(
                 "--like takes all settings from the comparison and all labels of the "
                 "site; leave the other options out."
             )
-        from cropseg.comparison.compare import refit_like
+        from cropseg.comparison.refit import refit_like
 
         with output.open_progress() as show_progress:
             run = refit_like(

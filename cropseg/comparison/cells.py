@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cropseg.errors import UsageError, join_problems
 from cropseg.files import hash_settings
 from cropseg.sites.budget import Budget
-from cropseg.sites.site import Site
-from cropseg.transfer.describe import plan_to_json
 from cropseg.transfer.modes import (
     FAMILIES,
     PIXEL_FOREST,
@@ -25,8 +23,8 @@ from cropseg.transfer.plan_file import is_plan_file
 MODES = tuple(list_mode_names())
 """Every mode of the table. Plans from files can be compared too."""
 
-COMPARISON_RECORD = "compare.yaml"
-"""Name of the file that holds the settings of a comparison."""
+SEED_STEP = 1000
+"""What the seeds of one draw are apart; so no draw has the seed of another one's."""
 
 _SAFE = re.compile(r"[a-z0-9_]{1,60}")
 
@@ -60,12 +58,19 @@ class Cell:
     """Which draw of the budget."""
     seed: int
     """The run's seed."""
+    repeat: int = 0
+    """Which seed of the draw, counted from 0."""
+    fold: int | None = None
+    """Which fold of the site is tested on; None where there are no folds."""
 
     @property
     def name(self) -> str:
-        """Name of its folder."""
+        """What it is called; its folder adds a hash of what decides its result."""
         labels = str(self.budget) if self.budget else "0tiles"
-        return f"{_name_mode(self.mode)}-{labels}-draw{self.draw}"
+        name = f"{_name_mode(self.mode)}-{labels}-draw{self.draw}"
+        if self.repeat:
+            name += f"-seed{self.repeat}"
+        return name if self.fold is None else f"{name}-fold{self.fold}"
 
 
 def split_modes(text: str) -> list[str]:
@@ -121,68 +126,63 @@ def find_contenders(modes: Sequence[str]) -> list[Contender]:
 
 
 def plan_cells(
-    modes: Sequence[str], budgets: Sequence[Budget], draws: int, *, seed: int
+    modes: Sequence[str],
+    budgets: Sequence[Budget],
+    draws: int,
+    *,
+    seed: int,
+    seeds: int = 1,
+    folds: int | None = None,
 ) -> list[Cell]:
     """Return the runs of a comparison.
 
-    A mode that sees no labels runs once.
+    A mode that sees no labels runs once in each fold.
+
+    Args:
+        modes: Modes of the table, or paths of files with plans.
+        budgets: The budgets.
+        draws: Random choices of the labels of each budget.
+        seed: Seed of the first run of the first draw.
+        seeds: Runs of each draw, each with a seed of its own.
+        folds: Folds of the site; None where it is tested on one part.
 
     Raises:
         UsageError: If a mode is unknown, or something is asked for twice or not at all.
     """
     contenders = find_contenders(modes)
-    if draws < 1 or not modes or not budgets:
+    if draws < 1 or seeds < 1 or not modes or not budgets:
         raise UsageError(
-            f"A comparison needs modes, labels and draws of 1 or more; got "
-            f"{len(modes)} modes, {len(budgets)} budgets and {draws} draws."
+            f"A comparison needs modes, labels, and draws and seeds of 1 or more; got "
+            f"{len(modes)} modes, {len(budgets)} budgets, {draws} draws and {seeds} "
+            "seeds."
         )
+    if draws > SEED_STEP:
+        raise UsageError(f"Got {draws} draws; {SEED_STEP} are possible.")
     if len(set(budgets)) < len(budgets):
         raise UsageError("A budget is given twice. Give each once.")
+    places = [None] if folds is None else list(range(folds))
     cells = [
-        Cell(mode=contender.mode, budget=None, draw=0, seed=seed)
+        Cell(mode=contender.mode, budget=None, draw=0, seed=seed, fold=fold)
         for contender in contenders
         if not contender.sees_labels
+        for fold in places
     ]
-    for draw in range(draws):
-        for budget in budgets:
-            cells += [
-                Cell(mode=contender.mode, budget=budget, draw=draw, seed=seed + draw)
-                for contender in contenders
-                if contender.sees_labels
-            ]
+    for draw, repeat, budget, fold in itertools.product(
+        range(draws), range(seeds), budgets, places
+    ):
+        cells += [
+            Cell(
+                mode=contender.mode,
+                budget=budget,
+                draw=draw,
+                seed=seed + draw + SEED_STEP * repeat,
+                repeat=repeat,
+                fold=fold,
+            )
+            for contender in contenders
+            if contender.sees_labels
+        ]
     return cells
-
-
-def describe_grid(
-    contenders: Sequence[Contender],
-    budgets: Sequence[Budget],
-    draws: int,
-    *,
-    source_site: Site | None = None,
-) -> dict[str, Any]:
-    """Return what a comparison runs, as its folder records it.
-
-    Plans from files stand there whole, so that a file that changes is noticed.
-    """
-    grid: dict[str, Any] = {
-        "modes": [contender.mode for contender in contenders],
-        "labels": [str(budget) for budget in budgets],
-        "draws": draws,
-        "validation": "none",
-    }
-    plans = {
-        contender.mode: {"file": contender.given, "plan": plan_to_json(contender.plan)}
-        for contender in contenders
-        if contender.plan is not None and is_plan_file(contender.given)
-    }
-    if plans:
-        grid["plans"] = plans
-    if source_site is not None:
-        grid["source"] = {
-            "site": source_site.name,
-            "fingerprint": source_site.fingerprint,
-        }
-    return grid
 
 
 def _name_mode(mode: str) -> str:

@@ -8,7 +8,7 @@ same budget and draw. It is scored on the same pixels.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,20 +16,20 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.ensemble import RandomForestClassifier
 
+from cropseg.comparison.prepare import prepare_forest
 from cropseg.files import claim_out_dir
 from cropseg.inference.evaluate import evaluate_predictor
+from cropseg.inference.measure import Panel, Prediction
 from cropseg.inference.mosaic import DEFAULT_TILE_SIZE, TileShape
 from cropseg.memory import read_peak_memory, reset_peak_memory
 from cropseg.models.card import Card
 from cropseg.runtime import count_cores
-from cropseg.sites.budget import LabelPool, parse_budget
+from cropseg.sites.budget import LabelPool
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.formula import parse_formula
-from cropseg.sites.grid import Window
 from cropseg.sites.scene import Scene, SceneReader
 from cropseg.sites.site import Site
 from cropseg.sites.tiling import Tile
-from cropseg.training.batches import TileStore
 from cropseg.training.fit import FitResult
 from cropseg.training.losses import compute_class_weights
 from cropseg.training.run import (
@@ -39,13 +39,8 @@ from cropseg.training.run import (
     finish_run,
 )
 from cropseg.training.settings import TrainSettings
-from cropseg.transfer.modes import PIXEL_FOREST
-from cropseg.transfer.target import (
-    ReuseOptions,
-    choose_pool,
-    choose_settings,
-    prepare_target,
-)
+from cropseg.training.tile_store import TileStore
+from cropseg.transfer.target import ReuseOptions, choose_settings
 
 NUM_TREES = 100
 """Trees of the forest."""
@@ -54,6 +49,9 @@ MAX_PIXELS = 100_000
 """Label pixels that a forest is fitted on; a larger pool is sampled at random."""
 
 _MIN_LEAF = 3
+
+_DIGITS = 9
+"""Decimals of a share of votes that do not depend on the order of a sum."""
 
 
 def train_forest(  # noqa: PLR0913 - keyword-only, and each is an option
@@ -64,6 +62,7 @@ def train_forest(  # noqa: PLR0913 - keyword-only, and each is an option
     labels: str | None = None,
     draw: int = 0,
     reuse: ReuseOptions | None = None,
+    panel: Panel | None = None,
     overwrite: bool = False,
     **settings: Any,
 ) -> Run:
@@ -79,6 +78,7 @@ def train_forest(  # noqa: PLR0913 - keyword-only, and each is an option
         labels: A budget such as `4tiles`; None for all labels of the training part.
         draw: Which draw of the budget.
         reuse: How a model would be fitted to the site.
+        panel: A window whose predicted classes are kept.
         overwrite: Start again in a folder that holds another run.
         **settings: Fields of `TrainSettings`. Seed and class weighting count; the rest
             concerns networks.
@@ -93,33 +93,30 @@ def train_forest(  # noqa: PLR0913 - keyword-only, and each is an option
         ConflictError: If the folder holds another run.
     """
     chosen = choose_settings(card, settings)
-    target = prepare_target(site, card, reuse)
-    budget = parse_budget(labels) if labels else None
-    pool = choose_pool(target, chosen.tile_size, budget, draw=draw)
-    record = {
-        "command": PIXEL_FOREST,
-        "fingerprint": target.fingerprint,
-        "bands": list(target.bands),
-        "tile_size": chosen.tile_size,
-        "labels": str(budget) if budget else None,
-        "draw": draw,
-        "seed": chosen.seed,
-        "class_weight_power": chosen.class_weight_power,
-        "reuse": (reuse or ReuseOptions()).to_json(),
-    }
+    job = prepare_forest(site, card, chosen, labels=labels, draw=draw, reuse=reuse)
     folder = Path(out_dir)
-    with claim_out_dir(folder, record, overwrite=overwrite):
+    with claim_out_dir(folder, job.record, overwrite=overwrite):
         finished = find_finished_run(folder)
-        return finished or execute_forest(pool, chosen, folder)
+        return finished or execute_forest(job.pool, chosen, folder, panel=panel)
 
 
-def execute_forest(pool: LabelPool, settings: TrainSettings, out_dir: Path) -> Run:
+def execute_forest(
+    pool: LabelPool,
+    settings: TrainSettings,
+    out_dir: Path,
+    *,
+    num_held_out: int = 0,
+    panel: Panel | None = None,
+) -> Run:
     """Fit a forest on a pool of labels, score it and write the files of its run.
 
     Args:
         pool: The labels that it may see.
         settings: Seed and class weighting; the rest concerns networks.
         out_dir: Its folder, claimed by the caller.
+        num_held_out: Label pixels of its budget that the pool does without, because
+            networks validate on them.
+        panel: A window whose predicted classes are kept.
 
     Returns:
         The run. It has no model file.
@@ -130,19 +127,25 @@ def execute_forest(pool: LabelPool, settings: TrainSettings, out_dir: Path) -> R
     seconds = time.perf_counter() - started_at
 
     def predict(
-        reader: SceneReader, scene: Scene, tiles: list[Tile]
-    ) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
+        reader: SceneReader, scene: Scene, tiles: Iterable[Tile]
+    ) -> Iterator[Prediction]:
         for tile in tiles:
             window = tile.core.clip(height=scene.grid.height, width=scene.grid.width)
             pixels = reader.read_pixels(window)
             classes = np.full(pixels.valid.shape, IGNORE, np.uint8)
-            values = add_indices(pixels.values[pixels.valid], pool.site)
-            classes[pixels.valid] = forest.predict(values)
-            yield window, classes
+            confidence = np.zeros(pixels.valid.shape)
+            if pixels.valid.any():
+                values = add_indices(pixels.values[pixels.valid], pool.site)
+                found = predict_classes(forest, values)
+                classes[pixels.valid], confidence[pixels.valid] = found
+            yield Prediction(window=window, classes=classes, confidence=confidence)
 
     shape = TileShape(size=DEFAULT_TILE_SIZE, context=0)
-    evaluation = evaluate_predictor(predict, pool.site, part="test", shape=shape)
+    evaluation = evaluate_predictor(
+        predict, pool.site, part="test", shape=shape, panel=panel, whole_part=True
+    )
     training = describe_training(pool, FitResult(losses=(), epochs=()), settings)
+    training["label_pixels"] += num_held_out
     training["seconds"] = round(seconds, 2)
     training["peak_memory_bytes"] = read_peak_memory()
     return finish_run(out_dir, {"test": evaluation}, training)
@@ -179,6 +182,24 @@ def fit_forest(pool: LabelPool, settings: TrainSettings) -> Any:
         random_state=settings.seed,
     )
     return forest.fit(pixels, classes)
+
+
+def predict_classes(
+    forest: Any, values: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float64]]:
+    """Predict pixels with a fitted forest.
+
+    Its threads add the votes of the trees up in any order, so that the last digits of
+    a sum differ from call to call. They are cut off, and of classes with as many votes
+    the first one is taken: equal pixels get equal classes.
+
+    Returns:
+        The class id of each pixel, and its share of the votes, each (pixels,).
+    """
+    shares = forest.predict_proba(values).round(_DIGITS)
+    best = shares.argmax(axis=1)
+    classes = forest.classes_.astype(np.uint8)[best]
+    return classes, shares[np.arange(len(best)), best]
 
 
 def add_indices(values: npt.NDArray[np.float32], site: Site) -> npt.NDArray[np.float32]:

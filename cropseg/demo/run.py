@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cropseg.comparison.compare import compare_modes, refit_like
+from cropseg.comparison.compare import compare_modes
+from cropseg.comparison.refit import refit_like
 from cropseg.demo.areas import write_areas
 from cropseg.demo.picture import draw_map
 from cropseg.files import claim_out_dir
@@ -116,6 +117,7 @@ def run_demo(
             modes=MODES,
             labels=LABELS,
             draws=DRAWS,
+            folds=None,  # minutes, not a figure to be relied on
             out_dir=folder / "comparison",
             epochs=TARGET_EPOCHS,
             batch_size=SETTINGS["batch_size"],

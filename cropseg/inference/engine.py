@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from cropseg.models.bundle import Bundle
 from cropseg.models.precision import copy_with_precision
+from cropseg.models.twin import copy_variables, find_twin
 from cropseg.runtime import compile_for_predict, resolve_precision
 from cropseg.sites.raster import Pixels
 
@@ -31,8 +32,8 @@ class KerasEngine:
         """
         self.card = bundle.card
         self.batch_size = batch_size
-        model = copy_with_precision(bundle.model, resolve_precision(precision))
-        self._model = compile_for_predict(model)
+        self._own = copy_with_precision(bundle.model, resolve_precision(precision))
+        self._model = compile_for_predict(find_twin(self._own, "predict"))
         self._fill = np.asarray(bundle.card.nodata_fill, np.float32)
 
     @property
@@ -57,4 +58,5 @@ class KerasEngine:
         """
         batch = np.zeros((self.batch_size, *tiles[0].shape), np.float32)
         batch[: len(tiles)] = tiles
+        copy_variables(self._own, self._model)
         return np.asarray(self._model.predict_on_batch(batch))[: len(tiles)]

@@ -1,54 +1,35 @@
-"""Scoring a model on one part of a site, block by block."""
+"""Scoring a model on one part of a site, block by block.
+
+`measure` says what is counted; here a model and its tiles are brought to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.errors import DataError
-from cropseg.evaluation.confusion import count_confusion_by_block
+from cropseg.errors import DataError, ModelError
 from cropseg.evaluation.plots import plot_confusion, write_confusion_csv
-from cropseg.evaluation.scores import Scores, compute_scores
 from cropseg.files import claim_out_dir, hash_file, write_json
 from cropseg.inference.engine import KerasEngine
+from cropseg.inference.measure import Evaluation, Panel, Prediction, Tally
 from cropseg.inference.mosaic import TileShape, choose_tile_shape, predict_tiles
 from cropseg.models.bundle import Bundle, load_bundle
 from cropseg.models.card import Card, fit_site_to_card, match_card_classes
 from cropseg.sites.classes import IGNORE, ClassMap
-from cropseg.sites.grid import Window
 from cropseg.sites.scene import Scene, SceneReader
 from cropseg.sites.site import Site
-from cropseg.sites.split import PARTS, index_blocks
 from cropseg.sites.tiling import Tile, iterate_tiles
 
-Counts = npt.NDArray[np.int64]
-Labels = npt.NDArray[np.uint8]
+PredictScene = Callable[[SceneReader, Scene, Iterable[Tile]], Iterator[Prediction]]
+"""Predicts the cores of tiles, each once and in any order."""
 
-PredictScene = Callable[
-    [SceneReader, Scene, list[Tile]], Iterator[tuple[Window, Labels]]
-]
-"""Yields a window and the site's class ids in it (`len(classes)` means other)."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What a model got right and wrong on a part of a site."""
-
-    block_ids: npt.NDArray[np.int64]
-    """Number of each block that has a scored pixel, (blocks,)."""
-    counts: Counts
-    """Confusion counts, (blocks, classes, classes + 1); the last column is other."""
-    class_names: tuple[str, ...]
-    """The site's classes."""
-
-    @property
-    def scores(self) -> Scores:
-        """Scores over all blocks."""
-        return compute_scores(self.counts, self.class_names)
+_log = logging.getLogger(__name__)
 
 
 def evaluate_model(
@@ -71,8 +52,8 @@ def evaluate_model(
         precision: auto, float32 or bfloat16.
 
     Returns:
-        Confusion counts per block over the site's classes. Classes are matched by
-        name; predictions of classes that the site does not have count as other.
+        Counts per block over the site's classes. Classes are matched by name;
+        predictions of classes that the site does not have count as other.
 
     Raises:
         ModelError: If the model's bands or classes do not fit the site.
@@ -103,104 +84,184 @@ def write_evaluation(
         names, counts = evaluation.class_names, evaluation.counts
         write_confusion_csv(counts, names, folder / "confusion.csv")
         plot_confusion(counts, names, folder / "confusion.png")
-        write_json(folder / "metrics.json", evaluation.scores.to_json())
+        write_json(folder / "metrics.json", evaluation.to_json())
 
 
-def evaluate_bundle(bundle: Bundle, site: Site, *, part: str) -> Evaluation:
-    """Score a model that is in memory, at the default tile shape."""
+def evaluate_bundle(
+    bundle: Bundle,
+    site: Site,
+    *,
+    part: str,
+    panel: Panel | None = None,
+    whole_part: bool = False,
+) -> Evaluation:
+    """Score a model that is in memory, at the default tile shape.
+
+    Args:
+        bundle: The model.
+        site: The site, with labels and a split.
+        part: train, val or test.
+        panel: A window whose predicted classes are kept.
+        whole_part: Whether pixels without a label are predicted too, which `mapped`
+            needs. It changes nothing else.
+
+    Returns:
+        What was counted in one pass.
+
+    Raises:
+        ModelError: If the model's bands or classes do not fit the site.
+        DataError: If the part has no labelled pixel.
+    """
+    engine, shape = _prepare_engine(bundle)
+    return evaluate_engine(
+        engine, site, part=part, shape=shape, panel=panel, whole_part=whole_part
+    )
+
+
+def evaluate_forgetting(
+    bundle: Bundle, source_site: Site, target_names: Sequence[str]
+) -> Evaluation | None:
+    """Score a model on the site that it, or what it was made of, was trained on.
+
+    Pixels of the test part whose class the target has too, by name, are scored; other
+    labels count as unknown, and other predictions as other. So the source model and
+    the models that were made of it are scored on the same pixels and classes.
+
+    Args:
+        bundle: The source model, for the score before, or one made of it.
+        source_site: The source site.
+        target_names: Class names of the target site.
+
+    Returns:
+        Counts over the shared classes, in the order of the source site. None where
+        nothing can be compared: no class is shared or labelled in the test part, or
+        the model does not take images of the source site any more.
+    """
+    shared = tuple(
+        item for item in source_site.classes.classes if item.name in target_names
+    )
+    classes = replace(source_site.classes, classes=shared, ignore_rest=True)
+    try:
+        site = replace(fit_site_to_card(source_site, bundle.card), classes=classes)
+        match_card_classes(bundle.card, classes)
+    except ModelError as error:
+        _log.info("Forgetting is not measured: %s", error)
+        return None
+    if site.split is None:
+        return None
+    engine, shape = _prepare_engine(bundle)
+    return _measure(_build_predictor(engine, site), site, part="test", shape=shape)
+
+
+def _prepare_engine(bundle: Bundle) -> tuple[KerasEngine, TileShape]:
     engine = KerasEngine(bundle, batch_size=2, precision="float32")
-    shape = choose_tile_shape(bundle.card.tile_multiple)
-    return evaluate_engine(engine, site, part=part, shape=shape)
+    return engine, choose_tile_shape(bundle.card.tile_multiple)
 
 
 def evaluate_engine(
-    engine: KerasEngine, site: Site, *, part: str, shape: TileShape
+    engine: KerasEngine,
+    site: Site,
+    *,
+    part: str,
+    shape: TileShape,
+    panel: Panel | None = None,
+    whole_part: bool = False,
 ) -> Evaluation:
-    """Score a prepared model. See `evaluate_model`."""
+    """Score a prepared model. See `evaluate_bundle`."""
     site = fit_site_to_card(site, engine.card)
+    return evaluate_predictor(
+        _build_predictor(engine, site),
+        site,
+        part=part,
+        shape=shape,
+        panel=panel,
+        whole_part=whole_part,
+    )
+
+
+def _build_predictor(engine: KerasEngine, site: Site) -> PredictScene:
+    """Return what predicts the site's classes with a model on the site's bands."""
     table = _map_classes(engine.card, site.classes)
 
     def predict(
-        reader: SceneReader, scene: Scene, tiles: list[Tile]
-    ) -> Iterator[tuple[Window, Labels]]:
+        reader: SceneReader, scene: Scene, tiles: Iterable[Tile]
+    ) -> Iterator[Prediction]:
         for tile in predict_tiles(engine, reader, scene.grid, tiles):
-            yield tile.window, table[tile.classes]
+            yield Prediction(
+                window=tile.window,
+                classes=table[tile.classes],
+                confidence=tile.confidence,
+            )
 
-    return evaluate_predictor(predict, site, part=part, shape=shape)
+    return predict
 
 
 def evaluate_predictor(
-    predict: PredictScene, site: Site, *, part: str, shape: TileShape
+    predict: PredictScene,
+    site: Site,
+    *,
+    part: str,
+    shape: TileShape,
+    panel: Panel | None = None,
+    whole_part: bool = False,
 ) -> Evaluation:
     """Score anything that predicts the site's classes.
+
+    Args:
+        predict: The predictor.
+        site: The site, with labels and a split.
+        part: train, val or test.
+        shape: The tiles in which it is predicted.
+        panel: A window whose predicted classes are kept.
+        whole_part: Whether pixels without a label are predicted too.
+
+    Returns:
+        What was counted in one pass.
 
     Raises:
         DataError: If the part has no labelled pixel.
     """
-    split = site.require_split()
-    num_classes = len(site.classes)
-    totals: dict[int, Counts] = {}
-    for scene in site.scenes:
-        if scene.labels_path is None:
-            continue
-        with site.open_scene(scene) as reader:
-            tiles = [
-                tile
-                for tile in iterate_tiles(
-                    scene.grid.window,
-                    core_size=shape.core_size,
-                    context=shape.context,
-                )
-                if _has_labels(site, scene, reader, tile=tile, part=part)
-            ]
-            for window, prediction in predict(reader, scene, tiles):
-                labels = _read_part_labels(
-                    site, scene, reader, window=window, part=part
-                )
-                ids, blocks = index_blocks(split, scene.grid, window)
-                counts = count_confusion_by_block(
-                    labels,
-                    prediction,
-                    blocks,
-                    num_blocks=len(ids),
-                    num_classes=num_classes,
-                )
-                for block_id, block_counts in zip(ids.tolist(), counts, strict=True):
-                    if block_counts.any():
-                        totals[block_id] = totals.get(block_id, 0) + block_counts
-    if not totals:
+    found = _measure(
+        predict, site, part=part, shape=shape, panel=panel, whole_part=whole_part
+    )
+    if found is None:
         raise DataError(
             f"The {part} part of site {site.name} has no labelled pixel, so there is "
             "nothing to score. Check the split with `cropseg check`."
         )
-    block_ids = sorted(totals)
-    return Evaluation(
-        block_ids=np.array(block_ids, np.int64),
-        counts=np.stack([totals[block_id] for block_id in block_ids]),
-        class_names=site.classes.names,
-    )
+    return found
 
 
-def _has_labels(
-    site: Site, scene: Scene, reader: SceneReader, *, tile: Tile, part: str
-) -> bool:
-    window = tile.core.clip(height=scene.grid.height, width=scene.grid.width)
-    labels = _read_part_labels(site, scene, reader, window=window, part=part)
-    return bool((labels != IGNORE).any())
+def _measure(
+    predict: PredictScene,
+    site: Site,
+    *,
+    part: str,
+    shape: TileShape,
+    panel: Panel | None = None,
+    whole_part: bool = False,
+) -> Evaluation | None:
+    tally = Tally(site, part, panel=panel, whole_part=whole_part)
+    for index, scene in enumerate(site.scenes):
+        if scene.labels_path is None:
+            continue
+        area = scene.grid.window
+        cut = iterate_tiles(area, core_size=shape.core_size, context=shape.context)
+        with site.open_scene(scene) as reader:
+            # Chosen while they are predicted, so that no label is read twice.
+            tiles = (
+                tile
+                for tile in cut
+                if tally.needs(
+                    index, reader, tile.core.clip(height=area.height, width=area.width)
+                )
+            )
+            for prediction in predict(reader, scene, tiles):
+                tally.add(index, reader, prediction)
+    return tally.finish()
 
 
-def _read_part_labels(
-    site: Site, scene: Scene, reader: SceneReader, *, window: Window, part: str
-) -> Labels:
-    parts = site.require_split().read_parts(scene.grid, window)
-    wanted = parts == PARTS.index(part)
-    if not wanted.any():
-        return np.full(wanted.shape, IGNORE, np.uint8)
-    _, labels = reader.read_valid_labels(window)
-    return np.where(wanted, labels, IGNORE).astype(np.uint8)
-
-
-def _map_classes(card: Card, classes: ClassMap) -> Labels:
+def _map_classes(card: Card, classes: ClassMap) -> npt.NDArray[np.uint8]:
     """Return the site's class id for each class id of the model; 255 stays."""
     table = np.full(256, len(classes), np.uint8)
     table[IGNORE] = IGNORE

@@ -53,6 +53,9 @@ class PredictedTile:
     """Its core, inside the raster."""
     classes: npt.NDArray[np.uint8]
     """Class ids of the model, (height, width); 255 where the scene has no data."""
+    confidence: npt.NDArray[np.floating]
+    """Probability that the model gives to that class, 0 to 1, (height, width); 0
+    where the scene has no data."""
 
 
 def choose_tile_shape(
@@ -105,7 +108,9 @@ def predict_tiles(
         valid = pixels.valid[core.slices_in(tile.window)]
         if not valid.any():
             yield PredictedTile(
-                window=core, classes=np.full(valid.shape, IGNORE, np.uint8)
+                window=core,
+                classes=np.full(valid.shape, IGNORE, np.uint8),
+                confidence=np.zeros(valid.shape, np.float32),
             )
             continue
         waiting.append((tile, engine.fill_nodata(pixels), valid))
@@ -124,9 +129,13 @@ def _predict_batch(
     probabilities = engine.predict([values for _, values, _ in batch])
     for (tile, _, valid), tile_probabilities in zip(batch, probabilities, strict=True):
         core = tile.core.clip(height=grid.height, width=grid.width)
-        classes = tile_probabilities[core.slices_in(tile.window)].argmax(axis=-1)
+        inside = tile_probabilities[core.slices_in(tile.window)]
+        classes = inside.argmax(axis=-1)
+        confidence = np.take_along_axis(inside, classes[..., np.newaxis], axis=-1)
         yield PredictedTile(
-            window=core, classes=np.where(valid, classes, IGNORE).astype(np.uint8)
+            window=core,
+            classes=np.where(valid, classes, IGNORE).astype(np.uint8),
+            confidence=np.where(valid, confidence[..., 0], 0),
         )
 
 

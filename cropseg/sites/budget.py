@@ -235,7 +235,7 @@ def draw_pool(site: Site, tile_size: int, budget: Budget, *, draw: int) -> Label
     if budget.unit == "ha":
         areas = np.cumsum([fields[index].pixels[_TRAIN] for index in order])
         count = int(np.searchsorted(areas, _count_pixels(budget, survey))) + 1
-    return _take_fields(site, survey, [fields[index] for index in order[:count]])
+    return take_fields(site, survey, [fields[index] for index in order[:count]])
 
 
 def _count_pixels(budget: Budget, survey: Survey) -> float:
@@ -243,7 +243,7 @@ def _count_pixels(budget: Budget, survey: Survey) -> float:
     return budget.amount * _M2_PER_HA / survey.pixel_m2
 
 
-def _take_fields(
+def take_fields(
     site: Site, survey: Survey, fields: Sequence[SurveyedField]
 ) -> LabelPool:
     """Return a pool of fields: their pixels in the tiles that they touch."""

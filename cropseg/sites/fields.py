@@ -35,6 +35,7 @@ def assign_fields(
         scenes is counted over all of them; a tie goes to the part that is first in
         `PARTS`.
     """
+    num_places = len(PARTS) + 1  # the last one is no part
     counts: dict[VectorSource, np.ndarray] = {}
     for scene in scenes:
         if not isinstance(scene.labels, FieldLabels):
@@ -42,7 +43,7 @@ def assign_fields(
         source = scene.labels.source
         fields = open_fields(source, scene.grid.crs)
         total = counts.setdefault(
-            source, np.zeros((len(fields.values), len(PARTS)), np.int64)
+            source, np.zeros((len(fields.values), num_places), np.int64)
         )
         area = scene.grid.window
         for tile in iterate_tiles(area, core_size=_TILE_PX):
@@ -50,15 +51,16 @@ def assign_fields(
             ids = fields.rasterize(scene.grid, window)
             if (ids == NO_FIELD).all():
                 continue
-            parts = split.read_parts(scene.grid, window)
-            known = (ids != NO_FIELD) & (parts < len(PARTS))
-            index = ids[known].astype(np.int64) * len(PARTS) + parts[known]
+            places = np.minimum(split.read_parts(scene.grid, window), len(PARTS))
+            known = ids != NO_FIELD
+            index = ids[known].astype(np.int64) * num_places + places[known]
             total += np.bincount(index, minlength=total.size).reshape(total.shape)
     return {
         source: FieldRule(
             split=split,
-            parts=total.argmax(axis=1).astype(np.uint8),
-            is_cut=(total > 0).sum(axis=1) > 1,
+            parts=total[:, :-1].argmax(axis=1).astype(np.uint8),
+            is_cut=(total[:, :-1] > 0).sum(axis=1) > 1,
+            is_whole=total[:, :-1].max(axis=1) == total.sum(axis=1),
         )
         for source, total in counts.items()
     }

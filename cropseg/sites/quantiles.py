@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from cropseg.sites.site import Site
@@ -31,6 +33,11 @@ def measure_quantiles(site: Site, tile_size: int) -> BandQuantiles:
     Returns:
         For each band, the quantiles of `QUANTILES`, in raw units.
     """
+    return _measure_files(site, tile_size, site.fingerprint)
+
+
+@functools.lru_cache(maxsize=64)  # all runs of a comparison ask for the same
+def _measure_files(site: Site, tile_size: int, _fingerprint: str) -> BandQuantiles:
     tiles = survey_site(site, tile_size).tiles
     picks = np.linspace(0, len(tiles) - 1, min(len(tiles), _MAX_TILES)).astype(int)
     samples = []

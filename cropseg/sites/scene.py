@@ -60,6 +60,9 @@ class FieldRule:
     """Part of each field: the one that holds most of it, (fields,)."""
     is_cut: npt.NDArray[np.bool_]
     """Whether a field has pixels in several parts, (fields,)."""
+    is_whole: npt.NDArray[np.bool_]
+    """Whether all pixels of a field are in its part, none in a gap or outside all
+    regions, (fields,)."""
 
 
 @dataclass(frozen=True)

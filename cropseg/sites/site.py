@@ -138,7 +138,7 @@ class Site:
         return self.split
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _assign_fields(site: Site, _fingerprint: str) -> dict[VectorSource, FieldRule]:
     return assign_fields(site.scenes, site.require_split())
 

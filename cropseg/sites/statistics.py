@@ -14,11 +14,12 @@ from cropseg.sites.grid import Window
 from cropseg.sites.labels import FieldIds, FieldLabels
 from cropseg.sites.scan import ScannedBlock, scan_site
 from cropseg.sites.site import Site
-from cropseg.sites.split import PARTS, PartIds
+from cropseg.sites.split import PARTS, PartIds, index_blocks
 from cropseg.sites.tiling import iterate_tiles
 from cropseg.sites.vector import NO_FIELD
 
 _TRAIN = PARTS.index("train")
+_TEST = PARTS.index("test")
 
 _TilePlace = tuple[int, int, int]
 _Sums = npt.NDArray[np.float64]
@@ -73,6 +74,8 @@ class Survey:
     """All tiles with a labelled training pixel, scene by scene."""
     class_pixels: npt.NDArray[np.int64]
     """Labelled and valid pixels, (parts, classes), parts in the order of `PARTS`."""
+    num_test_blocks: int
+    """Blocks with a labelled and valid pixel of the test part."""
     valid_pixels: int
     """Pixels with data."""
     num_pixels: int
@@ -108,7 +111,7 @@ def survey_site(site: Site, tile_size: int) -> Survey:
     return _survey_files(site, tile_size, site.fingerprint)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)  # a comparison surveys a site once for each fold
 def _survey_files(site: Site, tile_size: int, _fingerprint: str) -> Survey:
     counts = SurveyCounts(site, tile_size)
     for block in scan_site(site, tile_size):
@@ -127,12 +130,24 @@ class SurveyCounts:
         self._class_pixels = np.zeros((len(PARTS), len(site.classes)), np.int64)
         self._moments = _Moments(len(site.bands))
         self._fields = _FieldCounts()
+        self._test_blocks: set[int] = set()
         self._valid_pixels = self._num_pixels = 0
 
     def add(self, block: ScannedBlock) -> None:
         """Count the tiles of a block."""
+        self._add_blocks(block)
         for tile in iterate_tiles(block.core, core_size=self._tile_size):
             self._add_tile(block, tile.core)
+
+    def _add_blocks(self, block: ScannedBlock) -> None:
+        """Note the blocks of the split that have a label to be tested on."""
+        inside = block.core.slices_in(block.window)
+        tested = (block.parts[inside] == _TEST) & (block.labels[inside] != IGNORE)
+        if tested.any():
+            grid = self._site.scenes[block.scene].grid
+            split = self._site.require_split()
+            ids, places = index_blocks(split, grid, block.core)
+            self._test_blocks |= set(ids[np.unique(places[tested])].tolist())
 
     def _add_tile(self, block: ScannedBlock, tile: Window) -> None:
         inside = tile.intersect(block.core).slices_in(block.window)
@@ -164,6 +179,7 @@ class SurveyCounts:
             tile_size=self._tile_size,
             tiles=tuple(self._tiles[place] for place in sorted(self._tiles)),
             class_pixels=self._class_pixels,
+            num_test_blocks=len(self._test_blocks),
             valid_pixels=self._valid_pixels,
             num_pixels=self._num_pixels,
             fields=self._fields.finish(),

@@ -77,7 +77,7 @@ def list_unlabelled_tiles(site: Site, tile_size: int) -> UnlabelledTiles:
     return _list_tiles(site, tile_size, site.fingerprint)
 
 
-@functools.lru_cache(maxsize=8)
+@functools.lru_cache(maxsize=64)
 def _list_tiles(site: Site, tile_size: int, _fingerprint: str) -> UnlabelledTiles:
     split = site.split or NoSplit()
     free = [

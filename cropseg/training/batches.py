@@ -7,9 +7,7 @@ sees what an uninterrupted one would have seen (HAZARDS 19b).
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,18 +18,11 @@ from cropseg.errors import DataError, UsageError
 from cropseg.runtime import keras
 from cropseg.sites.budget import LabelPool
 from cropseg.sites.classes import IGNORE
-from cropseg.sites.location import RemoteFile
-from cropseg.sites.scene import SceneReader
 from cropseg.training.augment import build_augmentation
+from cropseg.training.tile_store import LabelledTile, TileStore
 
 _RARE_SHARE = 0.5
 """Share of the tiles that are chosen for a class, each class as often as any other."""
-
-_MAX_OPEN_SCENES = 8
-
-_CACHE_BYTES = 2**30
-"""Memory in which decoded tiles are kept. What does not fit is read again."""
-
 
 _PARTS_PER_POOL = 10**6
 """Label pixels that the pools of two sites are scaled to before they are added up."""
@@ -121,87 +112,6 @@ def count_class_pixels(
     mixed = (1 - source_tiles.share) * own / own.sum()
     mixed += source_tiles.share * theirs / max(theirs.sum(), 1)
     return np.ceil(mixed * _PARTS_PER_POOL).astype(np.int64)
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelledTile:
-    """A tile with its surroundings, as it lies in memory."""
-
-    values: npt.NDArray[Any]
-    """Raw values, (side, side, bands), in the file's dtype."""
-    valid: npt.NDArray[np.bool_]
-    """(side, side), True where the image recorded something."""
-    labels: npt.NDArray[np.uint8]
-    """Class ids that the run may see, (side, side); 255 elsewhere."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Memory that it takes."""
-        return self.values.nbytes + self.valid.nbytes + self.labels.nbytes
-
-
-class TileStore:
-    """Reads the tiles of a label pool, and keeps them in memory while they fit.
-
-    One thread reads for all: a handle belongs to one thread (HAZARDS 4), and blocks
-    that neighbouring tiles share are decoded once.
-    """
-
-    def __init__(self, pool: LabelPool) -> None:
-        """Take a pool of labels.
-
-        Args:
-            pool: The labels that the run may see.
-        """
-        self._pool = pool
-        self.margin = pool.tile_size // 4
-        self._kept: dict[int, LabelledTile] = {}
-        self._room = _CACHE_BYTES
-        self._opened: dict[int, tuple[SceneReader, contextlib.ExitStack]] = {}
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="tiles")
-
-    def get(self, index: int) -> LabelledTile:
-        """Return a tile of the pool with a margin of a quarter of its side around.
-
-        Any thread may call this.
-        """
-        kept = self._kept.get(index)
-        return kept or self._reading.submit(self._get_or_read, index).result()
-
-    def _get_or_read(self, index: int) -> LabelledTile:
-        tile = self._kept.get(index)  # while this waited, it may have been read
-        if tile is None:
-            tile = self._read(index)
-            if tile.num_bytes <= self._room:
-                self._kept[index] = tile
-                self._room -= tile.num_bytes
-        return tile
-
-    def _read(self, index: int) -> LabelledTile:
-        tile = self._pool.tiles[index]
-        window = tile.window.grow(self.margin)
-        with self._open_scene(tile.scene) as reader:
-            pixels, labels = reader.read_valid_labels(window)
-            visible = self._pool.read_visible(reader, tile.scene, window)
-        labels[~visible] = IGNORE
-        values = np.ascontiguousarray(pixels.values)
-        return LabelledTile(values=values, valid=pixels.valid, labels=labels)
-
-    @contextlib.contextmanager
-    def _open_scene(self, index: int) -> Iterator[SceneReader]:
-        """Open a scene, or take it as it was left open."""
-        scene = self._pool.site.scenes[index]
-        if any(isinstance(file.location, RemoteFile) for file in scene.image.files):
-            with self._pool.site.open_scene(scene) as reader:
-                yield reader
-            return
-        if index not in self._opened:
-            while len(self._opened) >= _MAX_OPEN_SCENES:
-                self._opened.pop(next(iter(self._opened)))[1].close()
-            stack = contextlib.ExitStack()
-            reader = stack.enter_context(self._pool.site.open_scene(scene))
-            self._opened[index] = (reader, stack)
-        yield self._opened[index][0]
 
 
 class TileBatches(keras.utils.PyDataset):

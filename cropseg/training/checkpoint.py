@@ -116,6 +116,21 @@ def load_state(path: Path) -> TrainingState | None:
     )
 
 
+def load_losses(path: Path) -> tuple[float, ...]:
+    """Load the loss of every step from a file of either kind, without its arrays.
+
+    Returns:
+        The losses; none where there is no file.
+
+    Raises:
+        ModelError: If the file is damaged.
+    """
+    if not path.exists():
+        return ()
+    record, _ = _load(path, with_arrays=False)
+    return tuple(record["losses"])
+
+
 def save_pretrained(state: PretrainedState, path: Path) -> None:
     """Save what a training without labels left behind, as one `.npz` file."""
     record = {"losses": state.losses, "seconds": state.seconds}
@@ -152,17 +167,19 @@ def _save(
         np.savez(part, record=np.array(text), **arrays)
 
 
-def _load(path: Path) -> tuple[dict[str, Any], dict[str, NamedArrays]]:
+def _load(
+    path: Path, *, with_arrays: bool = True
+) -> tuple[dict[str, Any], dict[str, NamedArrays]]:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             record = json.loads(str(file["record"]))
-            if "names" not in record:
+            if with_arrays and "names" not in record:
                 raise ValueError(_OLDER)  # noqa: TRY301 - told as any other damage
             groups = {
                 kind: [
                     (name, file[f"{kind}_{index}"]) for index, name in enumerate(names)
                 ]
-                for kind, names in record["names"].items()
+                for kind, names in (record["names"] if with_arrays else {}).items()
             }
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise ModelError(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import accumulate
@@ -42,6 +42,7 @@ from cropseg.training.features import CachedFeatures, split_at_head
 from cropseg.training.history import Epoch
 from cropseg.training.l2sp import StartPenalty, hold_weights
 from cropseg.training.locks import lock_layers
+from cropseg.training.losses import SegmentationLoss
 from cropseg.training.optimizer_state import (
     OptimizerState,
     name_optimizer_variables,
@@ -50,6 +51,13 @@ from cropseg.training.optimizer_state import (
 from cropseg.training.phases import FitPhase
 from cropseg.training.rate_search import plot_rate_search, search_rate
 from cropseg.training.settings import TrainSettings
+from cropseg.training.shared_trainer import (
+    SharedTrainer,
+    drop_trainer,
+    find_trainer,
+    keep_trainer,
+    make_key,
+)
 from cropseg.training.trainer import (
     Watch,
     build_network,
@@ -196,12 +204,43 @@ class _Fit:
             self._prepare(index)
         if not phase.trains:
             return
-        network = build_network(
-            job.model, phase, resolve_precision(job.settings.precision)
-        )
+        loss = build_pool_loss(job.settings, job.pool, job.source_tiles)
+        key = self._make_key(index, loss)
+        shared = find_trainer(key)
+        if shared:
+            shared.adopt(job.model, phase, loss)
+            network = shared.network
+        else:
+            network = build_network(
+                job.model, phase, resolve_precision(job.settings.precision)
+            )
+        drop_trainer(key)  # until it is whole again
         with hold_weights(network, job.penalty):
-            self._fit_network(index, network)
+            trainer = shared.trainer if shared else None
+            trainer = self._fit_network(index, network, loss, trainer)
         give_back(network, job.model)
+        if shared is None:
+            shared = SharedTrainer(
+                model=job.model, network=network, trainer=trainer, loss=loss
+            )
+        keep_trainer(key, shared)
+
+    def _make_key(self, index: int, loss: SegmentationLoss) -> Hashable | None:
+        """Return what the trainer of a phase is shared under; None where it is not.
+
+        A penalty and kept features are of one run, and a search finds any rate.
+        """
+        job, phase = self.job, self.job.phases[index]
+        if job.penalty or job.caches_features or job.resumed or phase.searches_rate:
+            return None
+        return make_key(
+            job.model,
+            phase,
+            loss,
+            resolve_precision(job.settings.precision),
+            self.phases[index].learning_rate,
+            self._count_schedule_steps(index),
+        )
 
     def _prepare(self, index: int) -> None:
         """Do what comes before the first step of a phase, and begin it."""
@@ -256,8 +295,20 @@ class _Fit:
             return job.settings.learning_rate
         return min(search.suggestion, _MAX_RATE_FACTOR * job.settings.learning_rate)
 
-    def _fit_network(self, index: int, network: Any) -> None:
-        """Train the network of a phase from the step that was reached to its end."""
+    def _fit_network(
+        self, index: int, network: Any, loss: SegmentationLoss, trainer: Any
+    ) -> Any:
+        """Train the network of a phase from the step that was reached to its end.
+
+        Args:
+            index: The phase.
+            network: Its network.
+            loss: Its loss.
+            trainer: What an earlier run traced for it, or None.
+
+        Returns:
+            The network, or the head of it, compiled.
+        """
         job, phase = self.job, self.job.phases[index]
         done = len(self.losses) - self._ends[index] + phase.num_steps
         trained: Any = network
@@ -277,12 +328,10 @@ class _Fit:
         rate = self.phases[index].learning_rate
         assert rate is not None  # noqa: S101 - the phase trains
         schedule = build_schedule(rate, self._count_schedule_steps(index))
-        trainer = compile_network(
-            trained,
-            rate=schedule,
-            loss=build_pool_loss(job.settings, job.pool, job.source_tiles),
-            rates=phase.rates,
-        )
+        if trainer is None:
+            trainer = compile_network(
+                trained, rate=schedule, loss=loss, rates=phase.rates
+            )
         if done:
             slots = name_optimizer_variables(trainer)
             assign_named(slots, self._optimizer, job.checkpoint_path or Path())
@@ -303,6 +352,7 @@ class _Fit:
             callbacks=[_Steps(self, network, schedule, watch)],
         )
         self._seconds += time.perf_counter() - self._started_at
+        return trainer
 
     def _count_schedule_steps(self, index: int) -> int:
         """Count the steps of a phase, and those before them that it goes on from."""

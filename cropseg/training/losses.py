@@ -108,6 +108,24 @@ class SegmentationLoss(keras.losses.Loss):
         # float32 whatever the precision: bfloat16 would turn label 255 into 256.
         super().__init__(name=name, reduction="sum_over_batch_size", dtype="float32")
         self.class_weights = _check_weights(class_weights)
+        self._held: Any = None
+
+    def hold_weights(self) -> None:
+        """Keep class weights in a variable, so that a traced step can take others."""
+        if self.class_weights is not None:
+            self._held = keras.Variable(
+                self.class_weights, trainable=False, name="class_weights"
+            )
+
+    def take_weights(self, other: SegmentationLoss) -> None:
+        """Take the class weights of another loss, also where a step was traced.
+
+        Args:
+            other: A loss with as many class weights as this one.
+        """
+        self.class_weights = other.class_weights
+        if self._held is not None:
+            self._held.assign(self.class_weights)
 
     def call(self, y_true: Tensor, y_pred: Tensor) -> Tensor:
         """Return the loss of a batch, as a scalar.
@@ -146,7 +164,8 @@ class SegmentationLoss(keras.losses.Loss):
                 f"There are {len(self.class_weights)} class weights and the model has "
                 f"{num_classes} classes. Give one weight a class."
             )
-        return ops.take(ops.convert_to_tensor(self.class_weights), labels)
+        held = self.class_weights if self._held is None else self._held
+        return ops.take(ops.convert_to_tensor(held), labels)
 
     def get_config(self) -> dict[str, Any]:
         """Return the arguments that make this loss again."""

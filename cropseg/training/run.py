@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from cropseg.files import write_json, write_whole
-from cropseg.inference.evaluate import Evaluation, evaluate_bundle
+from cropseg.inference.evaluate import evaluate_bundle, evaluate_forgetting
 from cropseg.inference.features import measure_features
+from cropseg.inference.measure import Evaluation, Panel
 from cropseg.memory import read_peak_memory, reset_peak_memory
 from cropseg.models.bundle import Bundle, hash_weights, list_versions, save_bundle
 from cropseg.models.card import Card, CardClass, CardStage, Lineage
 from cropseg.models.stages import Stage
 from cropseg.models.weight_report import WeightReport, WeightRow, hash_variables
-from cropseg.progress import ShowProgress
+from cropseg.progress import ShowProgress, show_nothing
 from cropseg.sites.budget import LabelPool
 from cropseg.sites.quantiles import measure_quantiles
 from cropseg.sites.site import Site
@@ -42,6 +43,7 @@ from cropseg.training.phases import FitPhase
 from cropseg.training.pretrain import pretrain_encoder
 from cropseg.training.settings import TrainSettings
 from cropseg.training.trainer import list_fates
+from cropseg.training.validate import build_validator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +88,9 @@ class RunStart:
     """What is trained, in order; none where nothing changes."""
     validates: bool = False
     """Whether the best epoch on the val part is kept instead of the last."""
+    held_out: LabelPool | None = None
+    """Labels of the budget on which the best epoch is kept instead of the last; no
+    step sees them."""
     l2sp: float = 0.0
     """Strength of a penalty on moving away from the weights that it starts from."""
     new_classes: frozenset[int] = frozenset()
@@ -109,13 +114,16 @@ def find_finished_run(out_dir: Path) -> Run | None:
     return Run(out_dir=out_dir, metrics=json.loads(path.read_text(encoding="utf-8")))
 
 
-def execute_run(
+def execute_run(  # noqa: PLR0913 - keyword-only, and each says what to measure
     start: RunStart,
     settings: TrainSettings,
     out_dir: Path,
     show_progress: ShowProgress,
     *,
     notes: Mapping[str, Any] | None = None,
+    parts: Sequence[str] = ("val", "test"),
+    source_site: Site | None = None,
+    panel: Panel | None = None,
 ) -> Run:
     """Train a model and write the files of its run.
 
@@ -125,6 +133,10 @@ def execute_run(
         out_dir: Its folder, claimed by the caller.
         show_progress: Called after every step.
         notes: What else `training` of `metrics.json` tells.
+        parts: Which parts of the site it is scored on, where they have labels.
+        source_site: The site of the model that it started from, on which it is scored
+            too: what it has forgotten.
+        panel: A window whose predicted classes are kept.
 
     Returns:
         The run. `metrics.json` is written last: where it lies, the run is complete.
@@ -133,26 +145,29 @@ def execute_run(
     site, model = start.pool.site, start.model
     bundle = Bundle(model=model, card=_write_card(start, settings, {}))
 
-    def validate() -> float:
-        return evaluate_bundle(bundle, site, part="val").scores.miou
-
     before, fates = hash_variables(model), list_fates(model, start.phases)
-    job = _prepare_job(start, settings, out_dir, show_progress)
+    job = prepare_fit(
+        start,
+        settings,
+        checkpoint_path=out_dir / "checkpoints" / "state.npz",
+        plots_dir=out_dir,
+        show_progress=show_progress,
+    )
     pretrained = None
     if start.pretrains:
         pretrained = _pretrain(start, settings, out_dir, show_progress)
         fates = _mark_pretrained(start, fates)
     fitted = FitResult(losses=(), epochs=())
     if start.phases:
-        fitted = fit_model(replace(job, validate=validate if start.validates else None))
+        fitted = fit_model(replace(job, validate=_choose_validation(start, bundle)))
     if fitted.losses:
         write_history(fitted.epochs, out_dir / "history.csv")
         title = f"{site.name}: {start.lineage.mode}"
         plot_curves(fitted.losses, fitted.epochs, title, out_dir / "curves.png")
     report = _complete_report(start.report, before, hash_variables(model), fates)
     write_json(out_dir / "weights.json", report.to_json())
-    evaluations = _evaluate_parts(bundle, site)
-    scores = {part: item.scores.to_json() for part, item in evaluations.items()}
+    evaluations = _evaluate_parts(bundle, site, parts, panel)
+    scores = {part: item.to_json() for part, item in evaluations.items()}
     card = _write_card(start, settings, scores)
     measured = {
         "features": measure_features(bundle, site, start.pool.tiles),
@@ -161,16 +176,48 @@ def execute_run(
     card = card.model_copy(update=measured)
     save_bundle(model, card, out_dir / "model.keras")
     training = describe_training(start.pool, fitted, settings)
+    if start.held_out is not None:  # the budget pays for these too
+        held_out = sum(start.held_out.class_pixels)
+        training["label_pixels"] += held_out
+        training["held_out_pixels"] = held_out
     training["trained_parameters"] = report.num_trained
     training["peak_memory_bytes"] = read_peak_memory()
     training |= _describe_start(start, fitted, pretrained) | dict(notes or {})
-    return finish_run(out_dir, evaluations, training)
+    forgetting = None
+    if source_site is not None:
+        forgetting = evaluate_forgetting(bundle, source_site, site.classes.names)
+    return finish_run(out_dir, evaluations, training, forgetting)
 
 
-def _prepare_job(
-    start: RunStart, settings: TrainSettings, out_dir: Path, show_progress: ShowProgress
+def _choose_validation(start: RunStart, bundle: Bundle) -> Callable[[], float] | None:
+    """Return what scores an epoch; None where the last one is kept."""
+    if start.held_out is not None:
+        return build_validator(start.model, start.held_out, fill=start.bands.mean)
+    if start.validates:
+        site = start.pool.site
+        return lambda: evaluate_bundle(bundle, site, part="val").scores.miou
+    return None
+
+
+def prepare_fit(
+    start: RunStart,
+    settings: TrainSettings,
+    *,
+    checkpoint_path: Path | None = None,
+    plots_dir: Path | None = None,
+    show_progress: ShowProgress = show_nothing,
 ) -> FitJob:
-    """Return the job of a run; its penalty is on the weights that the model has now."""
+    """Return what `fit_model` takes for a run, without validation.
+
+    Its penalty is on the weights that the model has now.
+
+    Args:
+        start: Where the run starts.
+        settings: How it is trained.
+        checkpoint_path: Where its state is kept; None to keep none.
+        plots_dir: Where a search of a learning rate leaves its plot.
+        show_progress: Called after every step.
+    """
     penalty = None
     if start.l2sp:
         penalty = build_penalty(
@@ -189,8 +236,8 @@ def _prepare_job(
         source_tiles=start.source_tiles,
         resumed=start.resumed,
         caches_features=start.caches_features,
-        checkpoint_path=out_dir / "checkpoints" / "state.npz",
-        plots_dir=out_dir,
+        checkpoint_path=checkpoint_path,
+        plots_dir=plots_dir,
         show_progress=show_progress,
     )
 
@@ -281,18 +328,38 @@ def _describe_start(
 
 
 def finish_run(
-    out_dir: Path, evaluations: Mapping[str, Evaluation], training: Mapping[str, Any]
+    out_dir: Path,
+    evaluations: Mapping[str, Evaluation],
+    training: Mapping[str, Any],
+    forgetting: Evaluation | None = None,
 ) -> Run:
-    """Write counts and metrics, the last files of a run, and return it."""
-    counts = {
-        f"{part}_{name}": getattr(evaluation, name)
+    """Write counts and metrics, the last files of a run, and return it.
+
+    Args:
+        out_dir: Folder of the run.
+        evaluations: What was counted, by part of the site.
+        training: What `metrics.json` tells of the training.
+        forgetting: What was counted on the source site.
+
+    Returns:
+        The run. `counts.npz` holds `<part>_<name>` for each array of `Evaluation`,
+        `panel`, and `source_block_ids` and `source_counts`, each where it was measured.
+    """
+    counts: dict[str, Any] = {
+        f"{part}_{name}": array
         for part, evaluation in evaluations.items()
-        for name in ("block_ids", "counts")
+        for name, array in evaluation.to_arrays().items()
     }
+    for evaluation in evaluations.values():  # the panel is one for all parts
+        if evaluation.panel is not None:
+            counts["panel"] = evaluation.panel
+    if forgetting is not None:
+        counts["source_block_ids"] = forgetting.block_ids
+        counts["source_counts"] = forgetting.counts
     with write_whole(out_dir / "counts.npz") as part_path:
         np.savez_compressed(part_path, **counts)
     metrics: dict[str, Any] = {
-        part: evaluations[part].scores.to_json() if part in evaluations else None
+        part: evaluations[part].to_json() if part in evaluations else None
         for part in ("val", "test")
     }
     metrics["training"] = training
@@ -301,7 +368,7 @@ def finish_run(
 
 
 def load_counts(out_dir: Path) -> dict[str, npt.NDArray[np.int64]]:
-    """Return the confusion counts per block of a run, and the blocks' numbers."""
+    """Return all that was counted of a run, by name; see `finish_run`."""
     with (
         (out_dir / "counts.npz").open("rb") as stream,
         np.load(stream, allow_pickle=False) as file,
@@ -328,12 +395,21 @@ def describe_training(
     }
 
 
-def _evaluate_parts(bundle: Bundle, site: Site) -> dict[str, Evaluation]:
+def _evaluate_parts(
+    bundle: Bundle, site: Site, parts: Sequence[str], panel: Panel | None
+) -> dict[str, Evaluation]:
+    """Score the parts that have labels. The panel is looked for with the last one."""
     pixels = survey_site(site, bundle.card.tile_size).class_pixels
+    labelled = [part for part in parts if pixels[PARTS.index(part)].any()]
     return {
-        part: evaluate_bundle(bundle, site, part=part)
-        for part in ("val", "test")
-        if pixels[PARTS.index(part)].any()
+        part: evaluate_bundle(
+            bundle,
+            site,
+            part=part,
+            panel=panel if part == labelled[-1] else None,
+            whole_part=True,
+        )
+        for part in labelled
     }
 
 

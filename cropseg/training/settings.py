@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -137,8 +137,18 @@ def list_setting_names() -> list[str]:
     return [field.name for field in dataclasses.fields(TrainSettings)]
 
 
-def read_settings_file(path: Path) -> dict[str, Any]:
+ReadKey = Callable[[Any, Path], Any]
+"""Reads the value of a key, given the folder of its file."""
+
+
+def read_settings_file(
+    path: Path, more: Mapping[str, ReadKey] | None = None
+) -> dict[str, Any]:
     """Read settings from a YAML file, as `--config` gives them.
+
+    Args:
+        path: The file.
+        more: What else may stand in it, and how that is read.
 
     Raises:
         UsageError: If it cannot be read or has a key that is no setting.
@@ -149,17 +159,25 @@ def read_settings_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"Cannot read settings from {path}: {error}") from error
     if not isinstance(document, Mapping):
         raise UsageError(f"{path} must hold settings as keys and values.")
-    known = list_setting_names()
+    readers = more or {}
+    known = [*readers, *list_setting_names()]
     problems = [
-        f"`{key}` is no setting; the nearest is `{_find_nearest(str(key), known)}`."
+        f"`{key}` is no setting; the nearest is `{_find_nearest(str(key), known)}`. "
+        f"Known are {', '.join(known)}."
         for key in document
         if key not in known
     ]
+    found = {}
+    for key, value in document.items():
+        try:
+            found[key] = readers[key](value, path.parent) if key in readers else value
+        except UsageError as error:
+            problems.append(f"`{key}`: {error}")
     if problems:
         raise UsageError(
             join_problems(f"{path} has {len(problems)} problem(s)", problems)
         )
-    return dict(document)
+    return found
 
 
 def _find_nearest(key: str, known: list[str]) -> str:

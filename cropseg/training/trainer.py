@@ -71,9 +71,14 @@ def build_network(model: Any, phase: FitPhase, precision: str) -> Any:
         return _InferenceNorm(layer) if layer.name in phase.inference_norms else layer
 
     trainer = keras.models.clone_model(network, clone_function=share)
-    for ours, theirs in _pair_variables(trainer, model):
-        ours.assign(theirs)
+    copy_weights_in(trainer, model)
     return trainer
+
+
+def copy_weights_in(network: Any, model: Any) -> None:
+    """Give a network the values of a model's variables, random states among them."""
+    for ours, theirs in _pair_variables(network, model):
+        ours.assign(theirs)
 
 
 def build_trainer(
@@ -180,15 +185,25 @@ def _build_optimizer(network: Any, rate: Rate, rates: Mapping[str, float]) -> An
             groups.setdefault(factor, []).extend(layer.trainable_variables)
     if len(groups) <= 1:
         factor = next(iter(groups), 1.0)
-        return keras.optimizers.Adam(
-            _scale_rate(rate, factor), global_clipnorm=_CLIP_NORM
-        )
+        return LocalAdam(_scale_rate(rate, factor), global_clipnorm=_CLIP_NORM)
     return GroupedAdam(
         [
-            (keras.optimizers.Adam(_scale_rate(rate, factor)), variables)
+            (LocalAdam(_scale_rate(rate, factor)), variables)
             for factor, variables in groups.items()
         ]
     )
+
+
+class LocalAdam(keras.optimizers.Adam):
+    """Adam on one device, whose traced steps can be freed.
+
+    Keras 3.15 sums gradients over devices, also where there is one. That goes through a
+    custom gradient, which TensorFlow keeps for ever, and with it the graph of the step
+    and its batches: 15 MB and more for each training of a process.
+    """
+
+    def _all_reduce_sum_gradients(self, grads_and_vars: Any) -> Any:
+        return grads_and_vars
 
 
 class GroupedAdam(keras.optimizers.MultiOptimizer):

@@ -23,6 +23,8 @@ PIXEL_FOREST_SUMMARY: Final = (
     "No network: a random forest on single pixels' bands and declared indices."
 )
 
+PIXEL_FOREST_WORDS: Final = "a pixel forest"
+
 PIXEL_FOREST_SERVES: Final = "Few labels; what people use who have no network."
 
 PIXEL_FOREST_ORIGIN: Final = "a baseline; Breiman 2001, doi:10.1023/A:1010933404324"
@@ -57,6 +59,7 @@ _DECODER = Phase(
 
 _FULL_PLAN = TransferPlan(
     mode="full",
+    words="full retraining from area 1",
     summary="Every layer starts from the source and is retrained.",
     serves="Enough labels, or an area unlike the first one; the default to beat.",
     origin="Yosinski 2014, arXiv:1411.1792",
@@ -67,6 +70,7 @@ _FULL_PLAN = TransferPlan(
 _PLANS = (
     TransferPlan(
         mode="zero_shot",
+        words="area 1's model as it is",
         summary="No training: the source as it is, limited to the site's classes.",
         serves="No labels at all; says what a transfer has to beat.",
         origin="a baseline",
@@ -75,6 +79,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="joint",
+        words="training on both areas at once",
         summary="Tiles of both sites in every batch, from the source's weights.",
         serves="The source's tiles are at hand and should not be forgotten.",
         origin="Caruana 1997, doi:10.1023/A:1007379606734",
@@ -84,6 +89,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="scratch",
+        words="training from scratch",
         summary="Random weights; everything is trained.",
         serves="Many labels, a very different area; says whether to transfer at all.",
         origin="a baseline; He 2019, arXiv:1811.08883",
@@ -92,6 +98,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="imagenet",
+        words="training from ImageNet's encoder",
         summary="The encoder starts from ImageNet, the rest at random; all is trained.",
         serves="No model of another area; three of the bands are red, green and blue.",
         origin="Iglovikov 2018, arXiv:1801.05746",
@@ -102,6 +109,7 @@ _PLANS = (
     replace(
         _FULL_PLAN,
         mode="full_low_lr",
+        words="retraining with a slow encoder and decoder",
         summary="As full, the encoder and decoder at a tenth of the head's rate.",
         serves="Few labels in an area like the first one.",
         origin="Chen 2015 (DeepLab), arXiv:1412.7062",
@@ -110,6 +118,7 @@ _PLANS = (
     replace(
         _FULL_PLAN,
         mode="discriminative",
+        words="retraining with slower rates towards the input",
         summary="As full, the rate a quarter lower at each stage from the head down.",
         serves="Few labels; the first stages are worth keeping.",
         origin="Howard and Ruder 2018, arXiv:1801.06146, section 3.2; the step of "
@@ -118,6 +127,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="frozen_encoder",
+        words="retraining with the encoder locked",
         summary="Encoder locked, batch statistics too; decoder and head are trained.",
         serves="Few labels in an area like the first one; cheaper than full.",
         origin="Yosinski 2014, arXiv:1411.1792",
@@ -126,6 +136,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="frozen_encoder_bn_train",
+        words="retraining with the encoder's filters locked",
         summary="As frozen_encoder, but the encoder's batch normalisation is trained.",
         serves="Few labels; another sensor or season shifts the values.",
         origin="what encoder_freeze of segmentation-models does",
@@ -135,6 +146,7 @@ _PLANS = (
     replace(
         _FULL_PLAN,
         mode="full_bn_source",
+        words="full retraining with area 1's batch statistics",
         summary="As full, with batch normalisation in inference mode throughout.",
         serves="Batches too small for batch statistics of their own.",
         origin="the transfer learning guide of Keras",
@@ -142,6 +154,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="head_only",
+        words="retraining of the last layer",
         summary="Only the last layer is trained, on the source's features.",
         serves="Very few labels in an area much like the first one; cheapest of all.",
         origin="Razavian 2014, arXiv:1403.6382",
@@ -151,6 +164,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="new_decoder",
+        words="a new decoder on area 1's encoder",
         summary="Encoder reused and locked; decoder and head start at random.",
         serves="The same landscape with other classes or other labels.",
         origin="the usual way of using a pretrained backbone",
@@ -159,6 +173,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="lp_ft",
+        words="retraining in two steps",
         summary="The head first, then everything at a tenth of the rate.",
         serves="Few labels, and maps beyond them: full would bend the features.",
         origin="Kumar 2022, arXiv:2202.10054",
@@ -170,6 +185,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="gradual",
+        words="retraining that unfreezes step by step",
         summary="Head, then decoder, then encoder stages from the top, a rate search "
         "before each.",
         serves="Few labels, and time to unfreeze step by step.",
@@ -190,6 +206,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="stem_only",
+        words="retraining of the first stage",
         summary="Only the first stage of the encoder is trained.",
         serves="The same crops through another sensor: the shift is in the input.",
         origin="Lee 2023 (surgical fine-tuning), arXiv:2210.11466",
@@ -204,6 +221,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="bn_only",
+        words="retraining of batch normalisation",
         summary="Only batch normalisation: scale and shift trained, statistics run.",
         serves="Another sensor or season; few numbers to train.",
         origin="Frankle 2021, arXiv:2003.00152",
@@ -214,6 +232,7 @@ _PLANS = (
     ),
     TransferPlan(
         mode="adabn",
+        words="area 1's model with new batch statistics",
         summary="No labels: batch statistics are measured anew on the target.",
         serves="No labels, and another sensor or season shifts the values.",
         origin="Li 2017, arXiv:1603.04779",
@@ -229,6 +248,7 @@ _PLANS = (
     replace(
         _FULL_PLAN,
         mode="l2sp",
+        words="full retraining held near area 1's weights",
         summary="As full, with a penalty on moving away from the source's weights.",
         serves="Few labels, and area 1 should not be forgotten.",
         origin="Li 2018, arXiv:1802.01483, equation 3",
@@ -237,6 +257,7 @@ _PLANS = (
     replace(
         _FULL_PLAN,
         mode="resume",
+        words="area 1's training continued",
         summary="The source's training goes on with the target's tiles.",
         serves="The two areas are one task, and the second came later.",
         origin="users who ask that all state of the first training be retained",
@@ -245,6 +266,7 @@ _PLANS = (
     replace(
         _FULL_PLAN,
         mode="self_supervised",
+        words="retraining after training without labels",
         summary="The encoder is first trained on tiles without labels, then as full.",
         serves="Few labels, many images of the target, and time.",
         origin="Xie 2022 (SimMIM), arXiv:2111.09886",
@@ -275,11 +297,13 @@ def _freeze_first(value: str) -> TransferPlan:
         )
     number = int(value)
     locked = tuple(f"encoder_{index}" for index in range(1, number + 1))
-    which = f"{number} encoder stages are" if number > 1 else "encoder stage is"
+    which = f"{number} encoder stages" if number > 1 else "encoder stage"
     return replace(
         _FULL_PLAN,
         mode=f"freeze_first:{number}",
-        summary=f"The first {which} locked, the rest is trained.",
+        words=f"retraining with the first {which} locked",
+        summary=f"The first {which} {'are' if number > 1 else 'is'} locked, the rest "
+        "is trained.",
         serves="Few labels; the first stages see edges and textures alike everywhere.",
         phases=(replace(_FULL, locked=locked),),
     )
@@ -295,6 +319,7 @@ def _freeze_layers(value: str) -> TransferPlan:
     return replace(
         _FULL_PLAN,
         mode=f"freeze_layers:{patterns}",
+        words=f"retraining with layers {patterns} locked",
         summary=f"Layers named {patterns} are locked, the rest is trained.",
         serves="A network of your own, whose layers you know by name.",
         origin="users who ask how to lock these layers",
@@ -326,6 +351,24 @@ def list_mode_names() -> list[str]:
     """Return every mode of the table, as `cropseg modes` shows them."""
     families = [f"{name}:{family.placeholder}" for name, family in FAMILIES.items()]
     return [*PLANS, *families, PIXEL_FOREST]
+
+
+def name_mode(mode: str) -> str:
+    """Return what a sentence calls a mode: its words, or its name.
+
+    Args:
+        mode: The name of a mode, of the table or of a file's plan.
+
+    Example:
+        >>> name_mode("full"), name_mode("mine")
+        ('full retraining from area 1', 'mine')
+        >>> name_mode("freeze_first:2")
+        'retraining with the first 2 encoder stages locked'
+    """
+    if mode == PIXEL_FOREST:
+        return PIXEL_FOREST_WORDS
+    is_named = mode in PLANS or mode.partition(":")[0] in FAMILIES
+    return get_plan(mode).words if is_named else mode
 
 
 def get_plan(mode: str) -> TransferPlan:

@@ -82,6 +82,8 @@ class TransferPlan:
     """Whether slots, step count and schedule of the source's training go on."""
     caches_features: bool = False
     """Whether the features that a trained head reads are computed once and kept."""
+    words: str = field(default="", compare=False)
+    """What a sentence calls it, such as "training from scratch"; empty for its name."""
 
     def __post_init__(self) -> None:
         """Check that the axes do not contradict each other.

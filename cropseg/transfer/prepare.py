@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from cropseg.errors import ModelError, UsageError
+from cropseg.errors import DataError, ModelError, UsageError
 from cropseg.models.card import Card, match_card_classes
 from cropseg.sites.budget import LabelPool, parse_budget
+from cropseg.sites.holdout import hold_out
 from cropseg.sites.site import Site
+from cropseg.sites.split import PARTS
+from cropseg.sites.statistics import survey_site
 from cropseg.training.settings import TrainSettings
 from cropseg.transfer.describe import plan_to_json
 from cropseg.transfer.modes import get_plan
@@ -25,6 +28,11 @@ from cropseg.transfer.target import (
     prepare_target,
 )
 
+VALIDATIONS = ("none", "budget", "oracle")
+"""What may choose the best epoch: nothing, so that the last one is kept; a quarter of
+the budget's labels, which are not fitted to then; or the val part, whose labels nobody
+has who asks for a budget."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransferJob:
@@ -35,13 +43,17 @@ class TransferJob:
     plan: TransferPlan
     """What is reused, and what is trained."""
     pool: LabelPool
-    """The labels that the run may see, of the target as the new model reads it."""
+    """The labels that it is fitted on, of the target as the new model reads it."""
+    held_out: LabelPool | None
+    """The labels of its budget that choose the best epoch, if any do."""
+    uses_oracle: bool
+    """Whether the val part chooses the best epoch."""
     settings: TrainSettings
     """How it is trained."""
     reuse: ReuseOptions
     """How the model is fitted to the site."""
     source_site: Site | None
-    """The site of the source, for modes that train on its tiles too."""
+    """The site of the source."""
     record: dict[str, Any]
     """What decides the result."""
 
@@ -55,6 +67,7 @@ def prepare_transfer(  # noqa: PLR0913 - keyword-only, and each is an option
     draw: int = 0,
     reuse: ReuseOptions | None = None,
     source_site: Site | None = None,
+    validation: str = "none",
     **settings: Any,
 ) -> TransferJob:
     """Check that a transfer can be run, before anything is loaded.
@@ -67,6 +80,7 @@ def prepare_transfer(  # noqa: PLR0913 - keyword-only, and each is an option
         draw: Which draw of the budget.
         reuse: How the model is fitted to the site.
         source_site: The site of the source, for `joint`.
+        validation: What chooses the best epoch; one of `VALIDATIONS`.
         **settings: Fields of `TrainSettings`.
 
     Raises:
@@ -97,17 +111,50 @@ def prepare_transfer(  # noqa: PLR0913 - keyword-only, and each is an option
         what["plan"] = plan_to_json(plan)
     if plan.needs_source_site and source_site is not None:
         what["source_fingerprint"] = source_site.fingerprint
+    if validation != "none":
+        what["validation"] = validation
     record = describe_transfer(target, source, chosen, what, reuse=reuse)
     pool = choose_pool(target, chosen.tile_size, budget, draw=draw)
+    held_out = None
+    if plan.trains:
+        pool, held_out = part_pool(pool, validation)
     return TransferJob(
         source=source,
         plan=plan,
         pool=pool,
+        held_out=held_out,
+        uses_oracle=plan.trains and validation == "oracle",
         settings=chosen,
         reuse=reuse,
-        source_site=source_site if plan.needs_source_site else None,
+        source_site=source_site,
         record=record,
     )
+
+
+def part_pool(pool: LabelPool, validation: str) -> tuple[LabelPool, LabelPool | None]:
+    """Return the labels to fit on, and those that are held out of them, if any are.
+
+    Raises:
+        UsageError: If nobody knows this way to validate.
+        DataError: If there is too little to hold out, or no label to validate on.
+    """
+    if validation not in VALIDATIONS:
+        raise UsageError(
+            f"`validation` is {validation!r}; it must be one of "
+            f"{', '.join(VALIDATIONS)}."
+        )
+    if validation == "budget":
+        return hold_out(pool)
+    if validation == "oracle":
+        site = pool.site
+        pixels = survey_site(site, pool.tile_size).class_pixels[PARTS.index("val")]
+        if not pixels.any():
+            raise DataError(
+                f"The val part of {site.name} has no labelled pixel, and with "
+                "--validation oracle it chooses the best epoch. Give `val` a share of "
+                "the split, or --validation none."
+            )
+    return pool, None
 
 
 def _check_state(source: Source) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,9 @@ from cropseg.sites.site import Site
 
 if TYPE_CHECKING:
     from cropseg.models.bundle import Bundle
+
+_MAX_SEEDS = 10_000
+"""Initialisers of a network, at most, whose seeds are counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,20 +70,62 @@ def find_source(
                 "normalisation. Leave the description out."
             )
         path = header.path
-
-        def load() -> Bundle:
-            from cropseg.models.bundle import load_bundle
-
-            return load_bundle(path)
-
+        sha256 = hash_file(path)
         return Source(
             title=str(model_path),
-            sha256=hash_file(path),
+            sha256=sha256,
             card=read_card(path),
             run_dir=path.parent,
-            load=load,
+            load=functools.partial(_load_bundle, path, sha256),
         )
     return _load_foreign(header, model, description, site)
+
+
+def _load_bundle(path: Path, sha256: str) -> Bundle:
+    """Load a bundle, or return the one that an earlier run of the process loaded.
+
+    Nobody changes a source. Keras draws a seed from the process for each initialiser
+    that it builds, so that as many are drawn where nothing is built: random weights
+    are then the same.
+    """
+    from cropseg.models.bundle import load_bundle
+    from cropseg.runtime import get_shared
+
+    shared = get_shared()
+    if shared is None:
+        return load_bundle(path)
+    key = ("source", path, sha256)
+    kept: tuple[Bundle, int] | None = shared.get(key)
+    if kept is None:
+        before = random.getstate()
+        bundle = load_bundle(path)
+        num_seeds = _count_seeds(before)
+        if num_seeds is not None:
+            shared.keep(key, (bundle, num_seeds))
+        return bundle
+    bundle, num_seeds = kept
+    for _ in range(num_seeds):
+        _draw_seed()
+    return bundle
+
+
+def _count_seeds(before: tuple[Any, ...]) -> int | None:
+    """Return how many seeds were drawn since a state; None if it was something else."""
+    now = random.getstate()
+    random.setstate(before)
+    try:
+        for count in range(_MAX_SEEDS):
+            if random.getstate() == now:
+                return count
+            _draw_seed()
+    finally:
+        random.setstate(now)
+    return None
+
+
+def _draw_seed() -> None:
+    """Draw a seed as Keras 3.15 does for an initialiser without one."""
+    random.randint(1, int(1e9))  # noqa: S311 - no secret
 
 
 def _load_foreign(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,7 @@ def run_transfer(
     overwrite: bool = False,
     show_progress: ShowProgress = show_nothing,
     reports_normalization: bool = True,
+    measures: Mapping[str, Any] | None = None,
 ) -> Run:
     """Run a transfer that was prepared.
 
@@ -98,6 +101,7 @@ def run_transfer(
         show_progress: Called after every step.
         reports_normalization: Whether the run tells what the source scores without
             training under each normalisation.
+        measures: What `execute_run` is told to measure, where it is not the default.
 
     Raises:
         ModelError: If the weights do not match.
@@ -116,7 +120,12 @@ def run_transfer(
                 job.source.load(), job.pool, job.reuse
             )
         return execute_run(
-            start_job(job), job.settings, folder, show_progress, notes=notes
+            start_job(job),
+            job.settings,
+            folder,
+            show_progress,
+            notes=notes,
+            **(measures or {}),
         )
 
 
@@ -134,7 +143,7 @@ def start_job(job: TransferJob) -> RunStart:
         labels=job.record["labels"],
         draw=job.record["draw"] if job.record["labels"] else None,
     )
-    return start_transfer(
+    start = start_transfer(
         job.source.load(),
         job.pool,
         job.plan,
@@ -144,3 +153,4 @@ def start_job(job: TransferJob) -> RunStart:
         source_site=job.source_site,
         source_dir=job.source.run_dir,
     )
+    return replace(start, held_out=job.held_out, validates=job.uses_oracle)

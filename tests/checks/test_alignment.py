@@ -263,7 +263,7 @@ def test_shapes_that_do_not_fit_are_refused():
         meter.add(values[..., :2], valid, labels)
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_the_demo_areas_are_aligned_and_a_shift_of_theirs_is_found(tmp_path, seed):
     for manifest_path in write_areas(tmp_path, seed=seed, size_px=512):
         values, valid, labels = read_site(manifest_path)
@@ -274,7 +274,14 @@ def test_the_demo_areas_are_aligned_and_a_shift_of_theirs_is_found(tmp_path, see
 
 @pytest.mark.skipif(not PRAIRIE.is_dir(), reason="../shared/data/prairie is not there")
 @pytest.mark.parametrize("kind", ["labels of area 1", "labels of area 2", "parcels"])
-def test_prairie_labels_are_aligned_and_a_shift_is_found(kind):
+@pytest.mark.parametrize(
+    "shifts",
+    [
+        pytest.param([(1, 0), (-3, 3)], id="two shifts"),
+        pytest.param(SHIFTS, id="all shifts", marks=pytest.mark.slow),
+    ],
+)
+def test_prairie_labels_are_aligned_and_a_shift_is_found(kind, shifts):
     area = 1 if kind == "labels of area 1" else 2
     folder = Path(__file__).parents[2] / "data_manifests"
     values, valid, labels = read_site(folder / f"prairie_area_{area}.yaml")
@@ -282,7 +289,7 @@ def test_prairie_labels_are_aligned_and_a_shift_is_found(kind):
         _, _, labels = read_polygons(
             PRAIRIE / "rural_area_2.tif", PRAIRIE / "rural_area_2_parcels.gpkg", "code"
         )
-    check_shifts(values, valid, labels, SHIFTS)
+    check_shifts(values, valid, labels, shifts)
 
 
 @pytest.mark.skipif(not DENMARK.is_dir(), reason="../shared/data/denmark is not there")

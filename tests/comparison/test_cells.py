@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -13,15 +12,13 @@ from hypothesis import strategies as st
 from cropseg.comparison.cells import (
     MODES,
     Cell,
-    describe_grid,
     find_contenders,
     plan_cells,
     split_modes,
 )
 from cropseg.errors import UsageError
 from cropseg.sites.budget import Budget
-from cropseg.transfer.describe import plan_to_json
-from cropseg.transfer.modes import FAMILIES, PIXEL_FOREST, PLANS, get_plan
+from cropseg.transfer.modes import FAMILIES, PIXEL_FOREST, PLANS
 
 BUDGETS = [Budget(amount=2), Budget(amount=4)]
 EXAMPLES = [f"{name}:{family.example}" for name, family in FAMILIES.items()]
@@ -71,6 +68,37 @@ def test_all_other_modes_run_at_every_budget_and_draw():
         "adabn",
     }
     assert set(counts.values()) == {1, 6}
+
+
+def test_seeds_of_a_draw_differ_and_those_of_a_smaller_grid_stay():
+    one = plan_cells(["full"], BUDGETS, 3, seed=5)
+    two = plan_cells(["full", "zero_shot"], BUDGETS, 4, seed=5, seeds=2)
+
+    assert set(one) < set(two)
+    seeds = {(cell.draw, cell.repeat): cell.seed for cell in two}
+    assert seeds[2, 0] == 5 + 2
+    assert seeds[2, 1] == 5 + 2 + 1000
+    assert len(set(seeds.values())) == 4 * 2
+
+
+def test_in_each_fold_everything_runs_once():
+    cells = plan_cells(["zero_shot", "full"], BUDGETS, 3, seed=0, seeds=2, folds=5)
+
+    places = [(cell.mode, cell.budget, cell.draw, cell.repeat) for cell in cells]
+    assert len(cells) == 5 + 2 * 3 * 2 * 5
+    assert all(places.count(place) == 5 for place in places)
+    assert {cell.fold for cell in cells} == set(range(5))
+    assert all(cell.fold is None for cell in plan_cells(["full"], BUDGETS, 1, seed=0))
+
+
+def test_names_tell_seeds_and_folds_apart():
+    cells = plan_cells(["zero_shot", "full"], BUDGETS, 2, seed=0, seeds=2, folds=2)
+    names = [cell.name for cell in cells]
+
+    assert len(set(names)) == len(names)
+    assert "full-2tiles-draw1-seed1-fold0" in names
+    assert "full-2tiles-draw1-fold1" in names
+    assert "zero_shot-0tiles-draw0-fold1" in names
 
 
 def test_every_cell_has_a_folder_of_its_own():
@@ -136,28 +164,6 @@ def test_a_list_of_modes_is_parted_but_not_the_patterns_of_one(text, modes):
     assert split_modes(text) == modes
 
 
-def test_the_grid_records_plans_of_files_whole_and_the_source(plan_path):
-    source = SimpleNamespace(name="area_1", fingerprint="0123")
-
-    grid = describe_grid(
-        find_contenders(["joint", plan_path]), BUDGETS, 3, source_site=source
-    )
-
-    assert grid == {
-        "modes": ["joint", "mine"],
-        "labels": ["2tiles", "4tiles"],
-        "draws": 3,
-        "validation": "none",
-        "plans": {
-            "mine": {"file": plan_path, "plan": plan_to_json(get_plan(plan_path))}
-        },
-        "source": {"site": "area_1", "fingerprint": "0123"},
-    }
-    assert set(describe_grid(find_contenders(["full"]), BUDGETS, 3)) == {
-        *("modes", "labels", "draws", "validation")
-    }
-
-
 def test_a_plan_and_its_copy_are_one_mode(plan_path, tmp_path):
     copy = tmp_path / "copy.yaml"
     copy.write_bytes(Path(plan_path).read_bytes())
@@ -183,6 +189,7 @@ def test_all_modes_that_are_unknown_are_told():
         ([], BUDGETS, 1, "0 modes"),
         (["full"], [], 1, "0 budgets"),
         (["full"], BUDGETS, 0, "0 draws"),
+        (["full"], BUDGETS, 1001, "1001 draws; 1000 are possible"),
         (["full", "full"], BUDGETS, 1, "full is given twice"),
         (["freeze_first:2", "freeze_first:02"], BUDGETS, 1, "freeze_first:2 is given"),
         (["freeze_first:N"], BUDGETS, 1, "such as freeze_first:2"),
@@ -192,3 +199,8 @@ def test_all_modes_that_are_unknown_are_told():
 def test_what_cannot_be_compared_is_refused(modes, budgets, draws, message):
     with pytest.raises(UsageError, match=message):
         plan_cells(modes, budgets, draws, seed=0)
+
+
+def test_there_is_one_seed_at_least():
+    with pytest.raises(UsageError, match="0 seeds"):
+        plan_cells(["full"], BUDGETS, 1, seed=0, seeds=0)

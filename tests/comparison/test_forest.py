@@ -15,11 +15,14 @@ from cropseg.comparison.forest import (
     add_indices,
     execute_forest,
     fit_forest,
+    predict_classes,
     train_forest,
 )
 from cropseg.errors import ConflictError, UsageError
+from cropseg.inference.measure import Panel
 from cropseg.models.card import read_card
 from cropseg.sites.budget import Budget, draw_pool
+from cropseg.sites.grid import Window
 from cropseg.sites.site import open_site
 from cropseg.training.settings import TrainSettings
 from cropseg.transfer.target import ReuseOptions
@@ -128,6 +131,17 @@ def test_a_run_of_the_forest_is_scored_on_the_test_pixels(
     accuracy = (predicted == labels[scored]).mean()
     assert run.metrics["test"]["overall_accuracy"] == pytest.approx(accuracy, abs=1e-4)
     assert run.metrics["test"]["num_pixels"] == scored.sum()
+    shares = by_hand.predict_proba(image[scored]).round(9)
+    units = np.rint(shares.max(axis=1) * 10_000)
+    with np.load(tmp_path / "counts.npz") as counts:
+        pixels, right, confidence = counts["test_reliability"].sum(axis=(0, 1))
+        mapped = counts["test_mapped"].sum(axis=0)
+    assert (pixels, confidence) == (scored.sum(), units.sum())
+    assert right == (predicted == labels[scored]).sum()
+    valid = (image != -9999).all(axis=-1) & (parts == 2)
+    found = np.bincount(by_hand.predict(image[valid]), minlength=4)
+    np.testing.assert_array_equal(mapped, found)
+    assert 0 < run.metrics["test"]["ece"] < 1
     assert run.metrics["val"] is None
     written = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"))
     assert written == run.metrics
@@ -136,6 +150,36 @@ def test_a_run_of_the_forest_is_scored_on_the_test_pixels(
     assert training["seconds"] > 0
     assert training["label_pixels"] == len(list_pool_pixels(pool, scene)[1])
     assert {path.name for path in tmp_path.iterdir()} == {"metrics.json", "counts.npz"}
+
+
+def test_a_run_of_the_forest_keeps_the_panel(pool, scene, by_hand, tmp_path):
+    image, _, _ = scene
+    window = Window(row=100, col=3, height=20, width=64)
+    execute_forest(pool, SETTINGS, tmp_path, panel=Panel(scene=0, window=window))
+
+    pixels = image[100:120, 3:67]
+    expected = by_hand.predict(pixels.reshape(-1, 5)).reshape(20, 64)
+    expected[(pixels == -9999).any(axis=-1)] = 255
+    with np.load(tmp_path / "counts.npz") as counts:
+        np.testing.assert_array_equal(counts["panel"], expected)
+    assert 255 in expected
+
+
+def test_of_classes_with_equal_votes_the_first_is_predicted():
+    class Forest:
+        classes_ = np.array([1, 4, 6])
+
+        def predict_proba(self, values):
+            # The same sum in another order: a last digit more or less.
+            rng = np.random.default_rng(len(values))
+            noise = rng.choice([-1e-16, 0, 1e-16], (len(values), 3))
+            return np.array([0.4, 0.2, 0.4]) + noise
+
+    classes, confidence = predict_classes(Forest(), np.zeros((50, 2), np.float32))
+
+    assert classes.dtype == np.uint8
+    assert (classes == 1).all()
+    assert (confidence == 0.4).all()
 
 
 def test_a_large_pool_is_sampled_by_the_seed(pool, monkeypatch):

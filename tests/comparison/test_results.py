@@ -1,17 +1,23 @@
-"""Results: rows of `results.csv`, and who leads, on made-up runs."""
+"""Results: rows of `results.csv`, and the counts of all runs."""
 
 from __future__ import annotations
 
 import csv
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from cropseg.comparison.cells import Cell
-from cropseg.comparison.plots import plot_comparison
-from cropseg.comparison.results import BASELINES, Result, summarize, write_results
+from cropseg.comparison.results import (
+    BASELINES,
+    MEASURE_COLUMNS,
+    Result,
+    write_counts,
+    write_results,
+)
 from cropseg.sites.budget import Budget
-from cropseg.training.run import Run
 
 CLASSES = ("soybeans", "winter wheat")
 COLUMNS = [
@@ -22,7 +28,9 @@ COLUMNS = [
 """The columns that DESIGN lists, `seconds` and `iou_<class>` apart."""
 
 
-def make_result(mode, miou, *, amount=4, draw=0, converged=True, ious=(0.5, None)):
+def make_result(
+    mode, miou, *, amount=4, draw=0, fold=None, converged=True, ious=(0.5, None)
+):
     metrics = {
         "val": None,
         "test": {
@@ -46,18 +54,15 @@ def make_result(mode, miou, *, amount=4, draw=0, converged=True, ious=(0.5, None
         },
     }
     budget = None if mode == "zero_shot" else Budget(amount=amount)
-    cell = Cell(mode=mode, budget=budget, draw=draw, seed=7 + draw)
-    return Result(cell=cell, run=Run(out_dir=Path("made-up"), metrics=metrics))
+    cell = Cell(mode=mode, budget=budget, draw=draw, seed=7 + draw, fold=fold)
+    return Result(
+        cell=cell, run=SimpleNamespace(out_dir=Path("made-up"), metrics=metrics)
+    )
 
 
 def make_failure(mode, *, amount=4, draw=0):
     cell = Cell(mode=mode, budget=Budget(amount=amount), draw=draw, seed=7 + draw)
     return Result(cell=cell, run=None, failure="The loss is nan.")
-
-
-def summarize_four(*results):
-    (summary,) = summarize(results, [Budget(amount=4)])
-    return summary
 
 
 def read_rows(results, folder):
@@ -116,108 +121,53 @@ def test_zero_shot_has_seen_no_label(tmp_path):
     assert (row["converged"], row["learning_rate"]) == ("", "")
 
 
-def test_the_mode_with_the_highest_mean_leads():
-    summary = summarize_four(
-        make_result("full", 0.9, draw=0),
-        make_result("full", 0.2, draw=1),
-        make_result("frozen_encoder", 0.5, draw=0),
-        make_result("frozen_encoder", 0.7, draw=1),
-    )
+@pytest.mark.parametrize(("fold", "text"), [(None, ""), (0, "0"), (3, "3")])
+def test_a_row_tells_its_fold(tmp_path, fold, text):
+    (row,) = read_rows([make_result("full", 0.5, fold=fold)], tmp_path)
 
-    assert summary["leader"] == "frozen_encoder"
-    first, second = summary["modes"]
-    assert first["mode"] == "frozen_encoder"
-    assert first["miou_mean"] == pytest.approx(0.6)
-    assert (first["miou_low"], first["miou_high"]) == (0.5, 0.7)
-    assert (second["miou_low"], second["miou_high"]) == (0.2, 0.9)
-    assert first["seconds_mean"] == 2.0
-    assert "frozen_encoder leads with mIoU 0.600" in summary["answer"]
-    assert "before full with 0.550" in summary["answer"]
-    assert "baseline" not in summary["answer"]
-    assert "their draws overlap" in summary["answer"]
+    assert row["fold"] == text
 
 
-@pytest.mark.parametrize("mode", BASELINES)
-def test_a_baseline_that_wins_is_named_as_one(mode):
-    converged = True if mode == "scratch" else None
-    summary = summarize_four(
-        make_result("full", 0.4), make_result(mode, 0.6, converged=converged)
-    )
+def test_measures_stand_after_the_run_and_before_the_classes(tmp_path):
+    results = [make_result("full", 0.5), make_failure("scratch")]
+    measured = {"ece": 0.25, "peak_memory_bytes": 12, "known_miou": None}
+    path = tmp_path / "results.csv"
 
-    assert summary["leader"] == mode
-    assert f"{mode}, a baseline, leads" in summary["answer"]
-    assert "overlap" not in summary["answer"]
+    write_results(results, CLASSES, path, measures=[measured, {}])
 
-
-def test_each_budget_has_a_leader_of_its_own():
-    results = [
-        make_result("full", 0.3, amount=2),
-        make_result("full", 0.8, amount=4),
-        make_result("scratch", 0.4, amount=2),
-        make_result("scratch", 0.7, amount=4),
-    ]
-
-    summaries = summarize(results, [Budget(amount=2), Budget(amount=4)])
-
-    assert [item["labels"] for item in summaries] == ["2tiles", "4tiles"]
-    assert [item["leader"] for item in summaries] == ["scratch", "full"]
+    rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines()))
+    plain = read_rows(results, tmp_path)
+    names = list(plain[0])
+    assert list(rows[0]) == [*names[:-2], *MEASURE_COLUMNS, *names[-2:]]
+    assert (rows[0]["ece"], rows[0]["peak_memory_bytes"]) == ("0.25", "12")
+    assert rows[0]["known_miou"] == rows[1]["ece"] == ""
+    assert {name: rows[0][name] for name in names} == plain[0]
 
 
-def test_zero_shot_stands_in_every_budget():
-    results = [
-        make_result("zero_shot", 0.5, converged=None),
-        make_result("full", 0.3, amount=2),
-        make_result("full", 0.8, amount=4),
-    ]
+def test_counts_of_all_runs_are_in_one_file(tmp_path):
+    out_dir = tmp_path / "run"
+    out_dir.mkdir()
+    saved = {
+        "val_counts": np.zeros((1, 2, 3)),
+        "test_counts": np.arange(12).reshape(2, 2, 3),
+        "test_block_ids": np.array([4, 9]),
+        "test_mapped": np.array([[1, 2, 3], [4, 5, 6]]),
+        "source_counts": np.array([[[7, 8]]]),
+        "panel": np.zeros((2, 2), np.uint8),
+    }
+    np.savez(out_dir / "counts.npz", **saved)
+    result = make_result("full", 0.5)
+    run = SimpleNamespace(out_dir=out_dir, metrics={})
+    results = [Result(cell=result.cell, run=run), make_failure("scratch")]
 
-    summaries = summarize(results, [Budget(amount=2), Budget(amount=4)])
+    write_counts(results, tmp_path / "all.npz")
 
-    assert [item["leader"] for item in summaries] == ["zero_shot", "full"]
-    assert all(len(item["modes"]) == 2 for item in summaries)
-
-
-def test_failed_runs_are_in_no_mean():
-    summary = summarize_four(
-        make_result("full", 0.5, draw=0), make_failure("full", draw=1)
-    )
-
-    assert summary["modes"][0]["draws"] == 1
-    assert summary["modes"][0]["miou_mean"] == 0.5
-
-
-def test_where_no_run_finished_nobody_leads():
-    summary = summarize_four(make_failure("full"))
-
-    assert summary["leader"] is None
-    assert summary["answer"] == "With 4tiles, no run finished."
+    with np.load(tmp_path / "all.npz") as found:
+        names = ("", "_block_ids", "_mapped", "_source_counts")
+        assert sorted(found.files) == sorted(f"full-4tiles-draw0{n}" for n in names)
+        assert found["full-4tiles-draw0"].tolist() == saved["test_counts"].tolist()
+        assert found["full-4tiles-draw0_block_ids"].tolist() == [4, 9]
 
 
-def test_converged_runs_are_counted():
-    summary = summarize_four(
-        make_result("full", 0.5, draw=0),
-        make_result("full", 0.6, draw=1, converged=False),
-        make_result("zero_shot", 0.1, converged=None),
-    )
-
-    assert [item["converged"] for item in summary["modes"]] == [1, None]
-
-
-def test_budgets_without_a_finished_run_are_plotted_too(tmp_path):
-    results = [make_result("full", 0.5, amount=2), make_failure("full", amount=4)]
-    path = tmp_path / "comparison.png"
-
-    plot_comparison(
-        summarize(results, [Budget(amount=2), Budget(amount=4)]), "title", path
-    )
-
-    assert path.read_bytes().startswith(b"\x89PNG")
-
-
-def test_a_comparison_without_any_finished_run_is_plotted(tmp_path):
-    path = tmp_path / "comparison.png"
-
-    plot_comparison(
-        summarize([make_failure("full")], [Budget(amount=4)]), "title", path
-    )
-
-    assert path.read_bytes().startswith(b"\x89PNG")
+def test_baselines_take_nothing_of_area_1_or_change_nothing():
+    assert BASELINES == ("zero_shot", "scratch", "imagenet", "pixel_forest")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from cropseg.inference.engine import KerasEngine
+from cropseg.runtime import share_between_runs
 from cropseg.sites.raster import Pixels
 
 
@@ -77,3 +78,25 @@ def test_bfloat16_is_a_choice_of_the_engine_and_leaves_the_bundle_alone(bundle, 
     difference = np.abs(half.predict(tiles[:1]) - whole.predict(tiles[:1]))
     assert 0 < difference.max() < 0.1
     assert {layer.compute_dtype for layer in bundle.model.layers} == {"float32"}
+
+
+def test_engines_that_share_a_trace_predict_with_their_own_weights(
+    build_bundle, bundle, tiles
+):
+    other = build_bundle(
+        mean=bundle.card.band_mean,
+        std=bundle.card.band_std,
+        seed=bundle.card.seed + 1,
+        **{
+            name: getattr(bundle.card, name)
+            for name in ("site", "classes", "bands", "gsd_m", "lineage", "fingerprint")
+        },
+    )
+    bundles = (bundle, other)
+    expected = [KerasEngine(item, batch_size=2).predict(tiles[:2]) for item in bundles]
+    with share_between_runs():
+        engines = [KerasEngine(item, batch_size=2) for item in bundles]
+        for index in (0, 1, 0):
+            found = engines[index].predict(tiles[:2])
+            np.testing.assert_array_equal(found, expected[index])
+    assert (expected[0] != expected[1]).any()

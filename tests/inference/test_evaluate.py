@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import json
 
 import numpy as np
@@ -12,15 +13,23 @@ import yaml
 from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
 from cropseg.errors import ConflictError, DataError, ModelError
+from cropseg.evaluation.calibration import CONFIDENCE_UNIT
+from cropseg.inference.engine import KerasEngine
 from cropseg.inference.evaluate import (
     evaluate_bundle,
+    evaluate_engine,
+    evaluate_forgetting,
     evaluate_model,
     evaluate_predictor,
     write_evaluation,
 )
-from cropseg.inference.mosaic import choose_tile_shape
+from cropseg.inference.measure import Panel, Prediction
+from cropseg.inference.mosaic import choose_tile_shape, predict_tiles
 from cropseg.inference.predict import predict_scenes
+from cropseg.models.bundle import Bundle
+from cropseg.sites.grid import Window
 from cropseg.sites.site import open_site
+from cropseg.sites.tiling import iterate_tiles
 
 VALUES = {5: 0, 22: 1, 23: 1, 176: 2, 111: 3}
 """The class id of each label value of the site."""
@@ -43,6 +52,38 @@ def class_maps(model_path, site, tmp_path_factory):
         precision="float32",
     )
     return np.hstack([read_band(path) for path in maps])
+
+
+@pytest.fixture(scope="module")
+def confidence(bundle, site):
+    """The largest probability of each pixel, side by side as the maps, (67, 206)."""
+    engine = KerasEngine(bundle, batch_size=2, precision="float32")
+    shape = choose_tile_shape(bundle.card.tile_multiple)
+    found = []
+    for scene in site.scenes:
+        area = scene.grid.window
+        tiles = iterate_tiles(area, core_size=shape.core_size, context=shape.context)
+        plane = np.full((area.height, area.width), np.nan, np.float32)
+        with site.open_scene(scene) as reader:
+            for tile in predict_tiles(engine, reader, scene.grid, tiles):
+                plane[tile.window.slices_in(area)] = tile.confidence
+        found.append(plane)
+    return np.hstack(found)
+
+
+@pytest.fixture(scope="module")
+def valid(site):
+    """Where both scenes have data, (67, 206)."""
+    images = [read_band(scene.image_path) for scene in site.scenes]
+    return np.hstack(images) != -9999
+
+
+@pytest.fixture(scope="module")
+def evaluate(bundle, site):
+    """Score the test part in the tiles of `class_maps`."""
+    engine = KerasEngine(bundle, batch_size=2, precision="float32")
+    shape = choose_tile_shape(bundle.card.tile_multiple, size=64)
+    return functools.partial(evaluate_engine, engine, site, part="test", shape=shape)
 
 
 @pytest.fixture(scope="module")
@@ -277,7 +318,7 @@ def test_only_tiles_with_labels_of_the_part_are_predicted(site):
         for tile in tiles:
             seen.append((scene.name, tile.core))
             window = tile.core.clip(height=scene.grid.height, width=scene.grid.width)
-            yield window, reader.read_labels(window)
+            yield Prediction(window=window, classes=reader.read_labels(window))
 
     shape = choose_tile_shape(4, size=32)
     found = evaluate_predictor(predict, site, part="test", shape=shape)
@@ -285,6 +326,147 @@ def test_only_tiles_with_labels_of_the_part_are_predicted(site):
     assert {name for name, _ in seen} == {"scene_1"}
     assert min(core.col for _, core in seen) == 32  # 0.7 x 206 - 103 = 41.2
     assert len(seen) == 4 * 5  # the lowest 5 of 67 rows are unknown, not the tiles
+
+
+def test_reliability_counts_the_probability_of_the_predicted_class(
+    bundle, site, confidence, labels
+):
+    found = evaluate_bundle(bundle, site, part="test")
+    known = select_part(labels, "test") != 255
+    units = np.rint(confidence[known] * CONFIDENCE_UNIT)
+    edges = np.arange(16) * CONFIDENCE_UNIT / 15
+    places = np.searchsorted(edges, units, side="left") - 1  # ends belong below
+    pixels = np.bincount(places, minlength=15)
+
+    total = found.reliability.sum(axis=0)
+
+    np.testing.assert_array_equal(total[:, 0], pixels)
+    np.testing.assert_array_equal(total[:, 2], np.bincount(places, units, 15))
+    assert (pixels > 0).sum() > 3
+    right = np.trace(found.counts, axis1=1, axis2=2)
+    np.testing.assert_array_equal(found.reliability[..., 1].sum(axis=1), right)
+    np.testing.assert_array_equal(
+        found.reliability[..., 0].sum(axis=1), found.counts.sum(axis=(1, 2))
+    )
+
+
+def test_the_confidence_is_the_largest_probability(bundle, site, valid, confidence):
+    engine = KerasEngine(bundle, batch_size=1, precision="float32")
+    scene, side = site.scenes[0], 512
+    with site.open_scene(scene) as reader:
+        pixels = reader.read_pixels(scene.grid.window)
+    # As tiles are read: mirrored beyond the edges of the scene.
+    margins = ((64, side - 64 - 67), (64, side - 64 - 103))
+    values = np.pad(engine.fill_nodata(pixels), (*margins, (0, 0)), mode="reflect")
+    expected = engine.predict([values])[0, 64:131, 64:167].max(axis=-1)
+    np.testing.assert_allclose(
+        confidence[:, :103], np.where(valid[:, :103], expected, 0), rtol=1e-6
+    )
+
+
+def test_a_source_class_keeps_its_own_probability_where_several_are_one(
+    bundle, change_manifest
+):
+    def evaluate(**classes):
+        site = change_manifest(
+            classes=[
+                {"name": name, "color": "#112233", "values": values, "from": source}
+                for name, (values, *source) in classes.items()
+            ]
+        )
+        return evaluate_bundle(bundle, site, part="test")
+
+    one = evaluate(
+        crops=([5, 22, 23, 176], "soybeans", "wheat", "grassland"),
+        water=([111], "water"),
+    )
+    apart = evaluate(
+        soybeans=([5], "soybeans"),
+        wheat=([22, 23], "wheat"),
+        grassland=([176], "grassland"),
+        water=([111], "water"),
+    )
+
+    assert one.scores.overall_accuracy > 1.3 * apart.scores.overall_accuracy
+    # No sum of probabilities: right more often, and no surer of it than before.
+    np.testing.assert_array_equal(
+        one.reliability[..., ::2], apart.reliability[..., ::2]
+    )
+
+
+def test_the_map_of_a_part_is_counted_with_pixels_that_have_no_label(
+    evaluate, class_maps, labels, valid
+):
+    found = evaluate(whole_part=True)
+    usual = evaluate()
+
+    inside = (select_part(np.zeros_like(labels), "test") == 0) & valid
+    expected = np.bincount(class_maps[inside], minlength=5)
+    np.testing.assert_array_equal(found.mapped.sum(axis=0), expected)
+    assert found.mapped.shape == (len(found.block_ids), 5)
+    assert found.mapped.sum() > 1.05 * found.counts.sum()
+    assert (found.mapped.sum(axis=1) >= found.counts.sum(axis=(1, 2))).all()
+    np.testing.assert_array_equal(found.counts, usual.counts)
+    np.testing.assert_array_equal(found.reliability, usual.reliability)
+    assert usual.mapped is None
+
+
+@pytest.mark.parametrize("scene", [0, 1])
+def test_the_panel_holds_what_was_predicted_there(evaluate, class_maps, scene):
+    window = Window(row=11, col=23, height=40, width=57)  # not all of it in the test
+    panel = Panel(scene=scene, window=window)
+    found = evaluate(panel=panel)
+    left = 103 * scene + window.col
+    expected = class_maps[11:51, left : left + 57]
+    np.testing.assert_array_equal(found.panel, expected)
+    assert 255 in expected
+    assert len(np.unique(expected)) > 2
+    assert evaluate().panel is None
+
+
+def test_forgetting_is_scored_over_shared_classes(bundle, site, evaluation):
+    before = evaluate_forgetting(bundle, site, ("water", "oats", "wheat"))
+
+    assert before.class_names == ("wheat", "water")  # in the order of the source
+    full = evaluate_bundle(bundle, site, part="test").counts.sum(axis=0)
+    counts = before.counts.sum(axis=0)
+    np.testing.assert_array_equal(counts[:, :2], full[np.ix_([1, 3], [1, 3])])
+    np.testing.assert_array_equal(counts[:, 2], full[[1, 3]][:, [0, 2, 4]].sum(axis=1))
+    assert counts[:, 2].sum() > 0
+    assert counts.sum() == full[[1, 3]].sum() < full.sum()
+    assert before.fields.shape == (0, 5)
+    assert len(before.block_ids) <= len(evaluation.block_ids)
+
+
+def test_a_model_of_the_target_is_scored_by_the_names_of_its_own_classes(bundle, site):
+    """Its classes stand in another order, and one of the source is gone."""
+    order = [3, 0, 2, 1]
+    renamed = [bundle.card.classes[index] for index in order]
+    renamed[2] = renamed[2].model_copy(update={"name": "oats"})
+    card = bundle.card.model_copy(update={"classes": tuple(renamed)})
+    names = [item.name for item in renamed]
+
+    found = evaluate_forgetting(Bundle(model=bundle.model, card=card), site, names)
+
+    assert found.class_names == ("soybeans", "wheat", "water")
+    full = evaluate_bundle(bundle, site, part="test").counts.sum(axis=0)
+    counts = found.counts.sum(axis=0)
+    columns = [names.index(name) for name in found.class_names]
+    np.testing.assert_array_equal(counts[:, :3], full[np.ix_([0, 1, 3], columns)])
+    np.testing.assert_array_equal(counts[:, 3], full[[0, 1, 3], 2])
+
+
+def test_where_nothing_can_be_compared_there_is_no_forgetting(
+    bundle, site, change_manifest
+):
+    assert evaluate_forgetting(bundle, site, ("oats", "rye")) is None
+    whole = {"block_m": 320, "train": 1.0, "val": 0.0, "test": 0.0, "seed": 0}
+    for changes in ({"split": None}, {"split": whole}):
+        source = change_manifest(**changes)
+        assert evaluate_forgetting(bundle, source, site.classes.names) is None
+    update = {"bands": (*bundle.card.bands[:-1], "thermal")}
+    other = Bundle(model=bundle.model, card=bundle.card.model_copy(update=update))
+    assert evaluate_forgetting(other, site, site.classes.names) is None
 
 
 def test_an_evaluation_is_written_as_metrics_table_and_plot(
@@ -299,7 +481,13 @@ def test_an_evaluation_is_written_as_metrics_table_and_plot(
         "metrics.json",
     ]
     text = (out_dir / "metrics.json").read_text(encoding="utf-8")
-    assert json.loads(text) == evaluation.scores.to_json()
+    written = json.loads(text)
+    assert written == evaluation.to_json()
+    scores = evaluation.scores.to_json()
+    assert {name: written[name] for name in scores} == scores  # as before calibration
+    assert set(written) - set(scores) == {"ece", "reliability", "fields"}
+    assert written["ece"] == evaluation.calibration.ece
+    assert sum(item["share"] for item in written["reliability"]) == pytest.approx(1)
     with (out_dir / "confusion.csv").open(encoding="utf-8") as stream:
         cells = {value for row in csv.reader(stream) for value in row}
     assert {*evaluation.class_names, "other"} <= cells

@@ -23,6 +23,7 @@ from cropseg.sites.budget import (
     parse_budgets,
 )
 from cropseg.sites.classes import IGNORE
+from cropseg.sites.holdout import hold_out
 from cropseg.sites.site import open_site
 from cropseg.sites.split import PARTS
 from cropseg.sites.statistics import survey_site
@@ -290,3 +291,24 @@ def test_a_pool_of_two_files_knows_whose_field_it_shows(tmp_path, make_site):
     assert found == pool.fields
     assert {index for index, _ in found} == {0, 1}
     assert tuple(count_shown(site, pool)) == pool.class_pixels
+
+
+@pytest.mark.parametrize(("amount", "expected"), [(2, 1), (9, 2)])
+def test_a_quarter_of_the_fields_can_be_held_out(field_site, amount, expected):
+    budget = Budget(amount=amount, unit="fields")
+    pool = draw_pool(field_site, TILE, budget, draw=0)
+
+    fitted, held = hold_out(pool)
+
+    assert held.num_fields == len(held.fields) == expected
+    assert fitted.fields | held.fields == pool.fields
+    assert not fitted.fields & held.fields
+    total = np.add(fitted.class_pixels, held.class_pixels)
+    np.testing.assert_array_equal(total, pool.class_pixels)
+
+
+def test_a_single_field_cannot_be_parted(field_site):
+    pool = draw_pool(field_site, TILE, Budget(amount=1, unit="fields"), draw=0)
+
+    with pytest.raises(DataError, match="1 field; expected 2"):
+        hold_out(pool)

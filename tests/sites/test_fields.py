@@ -106,6 +106,29 @@ def test_a_field_belongs_to_the_part_that_holds_most_of_it(tmp_path, make_site):
     assert not rule.is_cut.all()
 
 
+@pytest.mark.parametrize("split", [GAPPED, FOLDS, "regions"])
+def test_a_whole_field_has_no_pixel_in_another_part_or_in_none(
+    tmp_path, make_site, split
+):
+    site = open_site(label_by_polygons(make_site(tmp_path, num_scenes=2, split=split)))
+    found = {}
+    for scene in site.scenes:
+        _, fields, parts = read_whole(site, scene)
+        for number in np.unique(fields[fields != NO_FIELD]):
+            places = np.unique(parts[fields == number]).tolist()
+            found.setdefault(number, set()).update(places)
+
+    (rule,) = assign_fields(site.scenes, site.split).values()
+
+    for number, places in found.items():
+        is_whole = len(places) == 1 and NO_PART not in places
+        assert rule.is_whole[number] == is_whole
+    assert rule.is_whole.any()
+    assert not rule.is_whole.all()
+    if split == GAPPED:  # in one part and in the gap beside it
+        assert (~rule.is_whole & ~rule.is_cut).any()
+
+
 def test_the_smaller_side_is_unknown_and_nothing_else(tmp_path, make_site):
     path = label_by_polygons(make_site(tmp_path, split=GAPPED))
     site = open_site(path)

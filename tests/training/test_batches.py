@@ -20,9 +20,9 @@ from cropseg.training.batches import (
     LaterBatches,
     SourceTiles,
     TileBatches,
-    TileStore,
     count_class_pixels,
 )
+from cropseg.training.tile_store import TileStore
 
 SIZE = 32
 
@@ -242,7 +242,7 @@ def make_water_rare(labels_path):
 
 def test_two_stores_read_the_same_whether_tiles_are_kept_or_not(pool, monkeypatch):
     kept = TileStore(pool)
-    monkeypatch.setattr("cropseg.training.batches._CACHE_BYTES", 0)
+    monkeypatch.setattr("cropseg.training.tile_store._CACHE_BYTES", 0)
     read_again = TileStore(pool)
 
     for index in (0, 1, 0):

@@ -31,7 +31,7 @@ def statistics(area_1):
     return bands.mean, bands.std
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pretrain_new(area_1, statistics):
     """Return a function that pretrains a new model: it, weights before, losses."""
 
@@ -52,6 +52,21 @@ def pretrain_new(area_1, statistics):
         return model, before, losses
 
     return run
+
+
+@pytest.fixture(scope="module")
+def pretrained(pretrain_new):
+    """Return what `pretrain_new` returns, and the windows that were read for it."""
+    windows = []
+    read = BandReader.read_pixels
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            BandReader,
+            "read_pixels",
+            lambda self, window: windows.append(window) or read(self, window),
+        )
+        model, before, losses = pretrain_new()
+        return before, read_weights(model), losses, windows
 
 
 def read_weights(model):
@@ -76,16 +91,18 @@ def unfold(targets, stride):
 
 
 def list_moved(model, before):
-    return {
-        path for path, v in read_weights(model).items() if (v != before[path]).any()
-    }
+    return compare(read_weights(model), before)
 
 
-def test_every_variable_of_the_encoder_moves_and_no_other(pretrain_new):
-    model, before, losses = pretrain_new()
+def compare(after, before):
+    return {path for path, value in after.items() if (value != before[path]).any()}
+
+
+def test_every_variable_of_the_encoder_moves_and_no_other(pretrained):
+    before, after, losses, _ = pretrained
 
     encoder = {path for path in before if path.startswith("encoder_")}
-    assert list_moved(model, before) == encoder
+    assert compare(after, before) == encoder
     assert any(path.endswith("moving_mean") for path in encoder)
     assert len(losses) == 4
     assert all(np.isfinite(losses))
@@ -140,16 +157,8 @@ def test_the_loss_falls_below_that_of_the_best_constant(
     assert last < 0.95 * of_median
 
 
-def test_no_pixel_of_val_or_test_is_read(area_1, pretrain_new, monkeypatch):
-    windows = []
-    read = BandReader.read_pixels
-    monkeypatch.setattr(
-        BandReader,
-        "read_pixels",
-        lambda self, window: windows.append(window) or read(self, window),
-    )
-
-    pretrain_new()
+def test_no_pixel_of_val_or_test_is_read(area_1, pretrained):
+    *_, windows = pretrained
 
     assert windows
     for window in windows:

@@ -7,19 +7,22 @@ import json
 import numpy as np
 import pytest
 
+from cropseg.evaluation.calibration import compute_calibration
+from cropseg.inference.measure import Panel
 from cropseg.models.bundle import add_normalization, load_bundle
 from cropseg.models.card import Lineage
 from cropseg.models.stages import Stage
 from cropseg.models.weight_report import report_initialized
 from cropseg.runtime import keras, start_run
 from cropseg.sites.budget import open_pool
+from cropseg.sites.grid import Window
 from cropseg.sites.statistics import survey_site
 from cropseg.training import run
 from cropseg.training.checkpoint import copy_value
 from cropseg.training.locks import build_full_phase
 from cropseg.training.optimizer_state import OptimizerState
 from cropseg.training.phases import FROZEN, RECOMPUTED, RUNNING, FitPhase
-from cropseg.training.run import RunStart, execute_run
+from cropseg.training.run import RunStart, execute_run, load_counts
 from cropseg.training.settings import TrainSettings
 
 SETTINGS = {
@@ -133,6 +136,41 @@ def test_a_run_without_phases_changes_nothing(make_start, tmp_path):
     assert training["trained_parameters"] == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"model.keras", "weights.json", "metrics.json", "counts.npz"}
+
+
+def test_all_that_was_counted_of_a_run_is_kept(make_start, area_1, tmp_path):
+    panel = Panel(scene=0, window=Window(row=5, col=7, height=20, width=31))
+    finished = execute_run(
+        make_start(),
+        TrainSettings(**SETTINGS),
+        tmp_path,
+        lambda *_: None,
+        parts=("test",),
+        source_site=area_1,
+        panel=panel,
+    )
+
+    counts = load_counts(tmp_path)
+    names = ("block_ids", "counts", "reliability", "mapped", "fields")
+    source = {"source_block_ids", "source_counts"}
+    assert set(counts) == {f"test_{name}" for name in names} | source | {"panel"}
+    assert counts["panel"].shape == (20, 31)
+    assert set(np.unique(counts["panel"])) <= {0, 1, 2, 3, 255}
+    # Here the source is the target itself, and nothing was forgotten.
+    np.testing.assert_array_equal(counts["source_counts"], counts["test_counts"])
+    np.testing.assert_array_equal(counts["source_block_ids"], counts["test_block_ids"])
+    assert finished.metrics["val"] is None
+    test = finished.metrics["test"]
+    bins = counts["test_reliability"].sum(axis=0)
+    assert test["ece"] == compute_calibration(bins).ece
+    assert test["num_pixels"] == bins[:, 0].sum()
+
+
+def test_a_run_is_not_scored_elsewhere_where_nobody_asks(make_start, tmp_path):
+    execute(make_start(), tmp_path)
+
+    counts = load_counts(tmp_path)
+    assert {name.split("_")[0] for name in counts} == {"val", "test"}
 
 
 def test_a_run_can_do_no_more_than_measure_statistics(make_start, tmp_path):

@@ -14,9 +14,8 @@ import yaml
 from cropseg.errors import ConflictError, DataError, DivergedError, UsageError
 from cropseg.models.bundle import load_bundle
 from cropseg.models.card import read_card
-from cropseg.runtime import keras
 from cropseg.sites.site import open_site
-from cropseg.training import fit, train, trainer
+from cropseg.training import fit, train
 from cropseg.training.checkpoint import load_state
 from cropseg.training.settings import TrainSettings
 from cropseg.training.train import train_site
@@ -228,11 +227,10 @@ def test_an_interrupted_run_ends_with_the_model_of_one_that_was_not(
 def test_a_training_that_diverges_leaves_no_model(
     area_1, settings, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(
-        trainer,
-        "build_loss",
-        lambda *_, **__: lambda _, logits: keras.ops.mean(logits) * float("nan"),
-    )
+    def diverge(_job):
+        raise DivergedError("The loss is nan at step 1.")
+
+    monkeypatch.setattr("cropseg.training.run.fit_model", diverge)
 
     with pytest.raises(DivergedError) as caught:
         train_site(area_1, out_dir=tmp_path / "run", **settings)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 import pytest
 
@@ -44,7 +46,9 @@ def make_classes(*names, **source_names):
 CLASSES = make_classes("corn", "water", "soybeans")
 
 
-def build(num_classes=3, *, num_bands=5, width=None):
+@functools.cache
+def build(num_classes, num_bands, width):
+    """Build a network once, and return it with its first weights and its stages."""
     start_run(11)
     network = build_network(
         "unet",
@@ -55,12 +59,14 @@ def build(num_classes=3, *, num_bands=5, width=None):
     )
     ones = [1.0] * num_bands
     model = add_normalization(network, mean=ones, std=ones)
-    return model, find_stages(model, "unet", "classic_tiny")
+    return model, model.get_weights(), find_stages(model, "unet", "classic_tiny")
 
 
 def make_target(source, classes=CLASSES, *, width=None, bands=None):
+    """Return a target as it is before anything is loaded."""
     bands = bands or source.card.bands
-    model, stages = build(len(classes), num_bands=len(bands), width=width)
+    model, first_weights, stages = build(len(classes), len(bands), width)
+    model.set_weights(first_weights)
     return Target(
         model=model,
         stages=stages,

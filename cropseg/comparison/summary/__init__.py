@@ -1,0 +1,1 @@
+"""From the runs of a comparison to what `summary.json` says. No Keras."""

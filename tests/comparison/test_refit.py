@@ -1,0 +1,57 @@
+"""A refit repeats what was compared: settings, measured steps, validation."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cropseg.comparison import refit as module
+from cropseg.comparison.design import claim_comparison
+from cropseg.comparison.refit import refit_like
+
+
+@pytest.fixture
+def refit(monkeypatch, prepare, source, site, tmp_path):
+    """Return a function that refits a mode: the transfer that would be run."""
+    found = []
+
+    def run(job, _out_dir, **_options):
+        found.append(job)
+
+    monkeypatch.setattr(module, "run_transfer", run)
+    monkeypatch.setattr(module, "find_source", lambda *_given, **_more: source)
+
+    def refit_mode(mode, **design):
+        job = prepare(source, modes=("full", "head_only"), **design)
+        folder = tmp_path / "compare"
+        with claim_comparison(folder, job.record, overwrite=True):
+            steps = {"epochs": 8, "steps": 80}
+            (folder / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
+            modes = {"modes": {"head_only": {"steps_per_epoch": 33}}}
+            (folder / "pace.json").write_text(json.dumps(modes), encoding="utf-8")
+        refit_like(site, folder, mode=mode, out_dir=tmp_path / "final")
+        return found.pop()
+
+    return refit_mode
+
+
+def test_a_refit_takes_the_steps_that_were_measured(refit):
+    full, head = refit("full"), refit("head_only")
+
+    assert (full.settings.epochs, full.settings.steps_per_epoch) == (8, 10)
+    assert (head.settings.epochs, head.settings.steps_per_epoch) == (8, 33)
+
+
+def test_a_refit_sees_all_labels_of_the_sites_own_split(refit, site):
+    job = refit("full", folds=3)
+
+    assert job.record["labels"] is None
+    assert job.pool.site.split == site.split
+
+
+def test_a_refit_chooses_its_epoch_as_the_runs_that_were_compared(refit):
+    assert refit("full").held_out is None
+    held = refit("full", validation="budget")
+    assert len(held.held_out.tiles) == (len(held.pool.tiles + held.held_out.tiles)) // 4
+    assert refit("full", validation="oracle").uses_oracle
