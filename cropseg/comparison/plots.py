@@ -1,7 +1,7 @@
 """The plot of a comparison: mIoU against labels, a line a mode.
 
-Bars are 95 % intervals, or where there are too few test blocks the lowest and highest
-run. Baselines are dashed.
+Bars are 95 % intervals, or where there are too few test blocks or draws the lowest and
+highest run. Baselines are dashed.
 """
 
 from __future__ import annotations

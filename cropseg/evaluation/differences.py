@@ -17,6 +17,7 @@ from scipy import optimize, stats
 from cropseg.errors import DataError
 from cropseg.evaluation.intervals import (
     MIN_BLOCKS,
+    MIN_DRAWS,
     Counts,
     Replicates,
     ScoreFunction,
@@ -253,8 +254,8 @@ def estimate_best(
         seed: Seed of the draws.
 
     Returns:
-        Probabilities that add up to 1. Empty with fewer than `MIN_BLOCKS` blocks or
-        without a score.
+        Probabilities that add up to 1. Empty with fewer than `MIN_BLOCKS` blocks, with
+        several but fewer than `MIN_DRAWS` draws, or without a score.
 
     Raises:
         DataError: If the blocks or the draws do not fit each other.
@@ -268,7 +269,8 @@ def estimate_best(
         _check_pair(widest, item)
     num_blocks = widest.pseudo_values.shape[1]
     scores = np.stack([np.broadcast_to(item.scores, num_draws) for item in replicates])
-    if num_blocks < MIN_BLOCKS or np.isnan(scores).any():
+    is_few = num_blocks < MIN_BLOCKS or 1 < num_draws < MIN_DRAWS
+    if is_few or np.isnan(scores).any():
         return {}
     pseudo = np.stack(
         [

@@ -31,6 +31,10 @@ MIN_BLOCKS = 8
 """Below so many blocks there is no interval: say the range over draws instead. A
 class whose labels lie in fewer blocks than this is thin (`find_thin_classes`)."""
 
+MIN_DRAWS = 3
+"""Between one draw and so many there is no interval either: two draws leave one degree
+of freedom, and with it intervals that tell nothing, or by luck too much."""
+
 _TRACE = 1e-9
 """The weight that a deleted block keeps. With 0, a class that lies in that block
 alone would have no score."""
@@ -234,7 +238,7 @@ def measure_precision(replicates: Replicates) -> tuple[float, float] | None:
 
     Returns:
         Standard error and degrees of freedom, or None with fewer than `MIN_BLOCKS`
-        blocks or without a score.
+        blocks, with several but fewer than `MIN_DRAWS` draws, or without a score.
 
     References:
         Obuchowski, Rockette 1995, doi:10.1080/03610919508813243.
@@ -243,7 +247,7 @@ def measure_precision(replicates: Replicates) -> tuple[float, float] | None:
     """
     scores, pseudo = replicates.scores, replicates.pseudo_values
     num_draws, num_blocks = pseudo.shape
-    if num_blocks < MIN_BLOCKS or np.isnan(scores).any():
+    if num_blocks < MIN_BLOCKS or 1 < num_draws < MIN_DRAWS or np.isnan(scores).any():
         return None
     blocks = float(pseudo.mean(axis=0).var(ddof=1)) / num_blocks
     if num_draws == 1:

@@ -7,6 +7,7 @@ from cropseg.errors import DataError
 from cropseg.evaluation.confusion import count_confusion
 from cropseg.evaluation.intervals import (
     MIN_BLOCKS,
+    MIN_DRAWS,
     compute_accuracy,
     estimate_score,
     find_thin_classes,
@@ -195,6 +196,18 @@ def test_below_eight_blocks_there_is_a_value_and_no_interval():
     assert few.value > 0.4
     assert (few.low, few.high, few.standard_error, few.dof) == (None,) * 4
     assert enough.low < enough.value < enough.high
+
+
+def test_two_draws_have_a_value_and_no_interval():
+    score = make_mean_iou([0, 1, 2])
+
+    one, two, three = (
+        estimate_score(make_counts(draws=draws), score) for draws in (1, 2, MIN_DRAWS)
+    )
+
+    assert (two.low, two.high, two.standard_error, two.dof) == (None,) * 4
+    for found in (one, three):
+        assert found.low < found.value < found.high
 
 
 def test_a_class_without_labels_has_neither_value_nor_interval():

@@ -265,7 +265,8 @@ def list_coverage(data: ReportData) -> tuple[str, list[str], list[str]]:
     if text and confidence and not text.startswith("range"):
         text = f"{text}, {write_percent(confidence)}"
     if text == "range":
-        text = "range over the draws, no interval: there are too few test blocks"
+        why = read_text(method.get("why_no_interval")) or "the runs are too few"
+        text = f"range over the draws, no interval: {why}"
     return text, covers, gaps
 
 

@@ -38,7 +38,7 @@ def answer_budget(budget: Summary, method: Summary) -> str:
     Args:
         budget: An item of `budgets` of a summary: `labels`, `modes` with the best one
             first, and `differences`.
-        method: `method` of the summary: `num_blocks`, `min_blocks`.
+        method: `method` of the summary: `num_blocks`, `why_no_interval`.
     """
     rest = _write_equals(budget)
     return f"{_write_main(budget, method)} {rest}".strip()
@@ -131,13 +131,8 @@ def _write_difference(
 
 
 def _explain_open(found: Summary | None, method: Summary) -> str:
-    blocks = method["num_blocks"]
-    if blocks < method["min_blocks"]:
-        plural = "" if blocks == 1 else "s"
-        return (
-            f"there {'is' if blocks == 1 else 'are'} {blocks} test block{plural}, and "
-            f"an interval needs {method['min_blocks']}"
-        )
+    if method["why_no_interval"]:
+        return str(method["why_no_interval"])
     if found is None:
         return "the two have no finished draw in common"
     return "the scores do not vary"

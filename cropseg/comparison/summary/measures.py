@@ -30,6 +30,7 @@ from cropseg.evaluation.calibration import compute_calibration
 from cropseg.evaluation.fields import score_fields
 from cropseg.evaluation.intervals import (
     MIN_BLOCKS,
+    MIN_DRAWS,
     Estimate,
     ScoreFunction,
     estimate_score,
@@ -63,6 +64,8 @@ class Facts:
     """Ids of the classes whose labels lie in too few blocks for an interval."""
     num_blocks: int
     """Test blocks of all folds."""
+    num_draws: int
+    """Draws of the labels, or of one draw its seeds."""
     pixel_ha: float
     """Area of a pixel, in hectares."""
     has_random_blocks: bool
@@ -72,8 +75,18 @@ class Facts:
 
     @property
     def has_intervals(self) -> bool:
-        """Whether there are enough blocks for intervals."""
-        return self.num_blocks >= MIN_BLOCKS
+        """Whether there are enough blocks and draws for intervals."""
+        return self.why_no_interval is None
+
+    @property
+    def why_no_interval(self) -> str | None:
+        """Why there is the range alone, or None where there are intervals."""
+        if self.num_blocks < MIN_BLOCKS:
+            what = f"test block{'' if self.num_blocks == 1 else 's'}"
+            return _ask_for_more(self.num_blocks, what, MIN_BLOCKS)
+        if 1 < self.num_draws < MIN_DRAWS:
+            return _ask_for_more(self.num_draws, "draws", MIN_DRAWS)
+        return None
 
     @property
     def score(self) -> ScoreFunction:
@@ -118,10 +131,22 @@ def collect_facts(
         known=frozenset(map(target.classes.names.index, known)),
         thin=frozenset(find_thin_classes(labels) if len(labels) else ()),
         num_blocks=collection.num_blocks,
+        num_draws=_count_draws(job.record),
         pixel_ha=target.gsd_m**2 / _M2_PER_HA,
         has_random_blocks=isinstance(target.split, BlockSplit | FoldSplit),
         source=source,
     )
+
+
+def _count_draws(record: Mapping[str, Any]) -> int:
+    """Return how many runs of a mode differ by chance: draws, or seeds of one draw."""
+    draws = int(record["draws"])
+    return draws if draws > 1 else int(record.get("seeds", 1))
+
+
+def _ask_for_more(found: int, what: str, needed: int) -> str:
+    verb = "is" if found == 1 else "are"
+    return f"there {verb} {found} {what}, and an interval needs {needed}"
 
 
 def describe_mode(runs: ModeRuns, facts: Facts) -> dict[str, Any]:
@@ -141,10 +166,10 @@ def describe_mode(runs: ModeRuns, facts: Facts) -> dict[str, Any]:
         "miou_mean": float(np.mean(mious)),
         "miou_low": min(mious),
         "miou_high": max(mious),
-        "interval": _write_interval(estimate_score(runs.counts, facts.score)),
-        "known_miou": _estimate_mean(runs, known),
+        "interval": _write_interval(estimate_score(runs.counts, facts.score), facts),
+        "known_miou": _estimate_mean(runs, known, facts),
         "firm_miou": (
-            _estimate_mean(runs, list(facts.firm_names)) if facts.thin else None
+            _estimate_mean(runs, list(facts.firm_names), facts) if facts.thin else None
         ),
         "overall_accuracy_mean": _mean([item.overall_accuracy for item in joined]),
         "macro_f1_mean": _mean([item.macro_f1 for item in joined]),
@@ -167,18 +192,21 @@ def _flatten(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return counts.sum(axis=2).reshape(-1, *counts.shape[-2:])
 
 
-def _write_interval(estimate: Estimate) -> list[float] | None:
-    if estimate.low is None or estimate.high is None:
+def _write_interval(estimate: Estimate, facts: Facts) -> list[float] | None:
+    """Return the interval within 0 and 1, or None where the modes have none."""
+    if not facts.has_intervals or estimate.low is None or estimate.high is None:
         return None
     return [max(0.0, estimate.low), min(1.0, estimate.high)]
 
 
-def _estimate_mean(runs: ModeRuns, ids: Sequence[int]) -> dict[str, Any] | None:
+def _estimate_mean(
+    runs: ModeRuns, ids: Sequence[int], facts: Facts
+) -> dict[str, Any] | None:
     """Return the mean IoU over some classes, or None over none."""
     if not ids:
         return None
     estimate = estimate_score(runs.counts, make_mean_iou(ids))
-    return {"mean": estimate.value, "interval": _write_interval(estimate)}
+    return {"mean": estimate.value, "interval": _write_interval(estimate, facts)}
 
 
 def _describe_class(
@@ -193,7 +221,7 @@ def _describe_class(
     return {
         "name": name,
         "iou_mean": _mean([item.classes[index].iou for item in joined]),
-        "interval": None if index in facts.thin else _write_interval(estimate),
+        "interval": None if index in facts.thin else _write_interval(estimate, facts),
         "precision": together.classes[index].precision,
         "recall": together.classes[index].recall,
         "num_pixels": joined[0].classes[index].num_pixels,

@@ -199,7 +199,7 @@ def _describe_method(
         "interval": "t over draws and blocks" if facts.has_intervals else "range",
         "confidence": CONFIDENCE,
         "num_blocks": collection.num_blocks,
-        "min_blocks": MIN_BLOCKS,
+        "why_no_interval": facts.why_no_interval,
         "num_draws": job.record["draws"],
         "validation": job.record["validation"],
         "covers": _list_covered(job, facts),
@@ -222,9 +222,9 @@ def _describe_method(
 
 def _list_covered(job: ComparisonJob, facts: Facts) -> list[str]:
     draws, seeds = job.record["draws"], job.record.get("seeds", 1)
-    if not facts.has_intervals:
-        few = f"Nothing: {facts.num_blocks} test blocks are fewer than {MIN_BLOCKS}"
-        return [f"{few}, so the lowest and highest mIoU stand in place of intervals."]
+    if facts.why_no_interval:
+        few = f"Nothing: {facts.why_no_interval}"
+        return [f"{few}, so the lowest and highest mIoU stand in its place."]
     covered = [f"Other blocks of this area: {facts.num_blocks} were tested."]
     if draws > 1:
         each = "a seed of its own" if seeds == 1 else f"{seeds} seeds"

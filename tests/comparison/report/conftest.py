@@ -330,6 +330,9 @@ def _make_summary(budgets, runs, classes, draws, num_blocks):
             "interval": "t over draws and blocks" if num_blocks >= 8 else "range",
             "confidence": 0.95,
             "num_blocks": num_blocks,
+            "why_no_interval": None
+            if num_blocks >= 8
+            else f"there are {num_blocks} test blocks, and an interval needs 8",
             "num_draws": draws,
             "covers": [
                 "Other draws of the labels from the same training part.",

@@ -349,7 +349,7 @@ def test_a_summary_without_measures_has_a_page_without_their_parts(make_folder):
 def test_few_blocks_show_a_range_and_no_interval(make_folder):
     text = flatten(read_page(make_folder(num_blocks=2, draws=2)).text)
 
-    assert "no interval: there are too few test blocks" in text
+    assert "no interval: there are 2 test blocks, and an interval needs 8" in text
     assert "95 % interval over" not in text
     assert "are no intervals" in text
 

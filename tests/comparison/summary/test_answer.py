@@ -15,8 +15,11 @@ from cropseg.comparison.summary.answer import (
 )
 from cropseg.transfer.modes import FAMILIES, PLANS, name_mode
 
-METHOD = {"num_blocks": 64, "min_blocks": 8}
-FEW = {"num_blocks": 5, "min_blocks": 8}
+METHOD = {"num_blocks": 64, "why_no_interval": None}
+FEW = {
+    "num_blocks": 5,
+    "why_no_interval": "there are 5 test blocks, and an interval needs 8",
+}
 
 
 def make_mode(mode, miou, *, interval=(0.02, 0.02), runs=3):

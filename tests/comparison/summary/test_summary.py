@@ -214,8 +214,8 @@ def test_equal_counts_are_no_difference(usual):
     assert found["significant"] is not True
 
 
-def test_two_draws_that_disagree_show_nothing(made_up):
-    for draw, (full, scratch) in enumerate(((0.9, 0.1), (0.5, 0.5))):
+def test_draws_that_disagree_show_nothing(made_up):
+    for draw, (full, scratch) in enumerate(((0.9, 0.1), (0.5, 0.5), (0.1, 0.9))):
         made_up.add("full", quality=full, draw=draw)
         made_up.add("scratch", quality=scratch, draw=draw)
 
@@ -224,6 +224,24 @@ def test_two_draws_that_disagree_show_nothing(made_up):
     assert not found["significant"]
     assert (found["low"], found["high"]) == (-1, 1)
     assert found["smallest_difference"] == 1
+
+
+def test_two_draws_have_a_range_and_no_interval(made_up):
+    made_up.record = {"draws": 2}
+    made_up.add("zero_shot", None, quality=0.3)
+    for draw, quality in enumerate((0.9, 0.8)):
+        made_up.add("full", quality=quality, draw=draw)
+        made_up.add("scratch", quality=0.2, draw=draw)
+
+    summary = made_up.summarize()
+
+    assert summary["method"]["interval"] == "range"
+    for item in summary["budgets"][0]["modes"]:  # also of one that has one run
+        assert item["interval"] is None
+        assert item["probability_best"] is None
+    found = get_difference(summary, "full", "scratch")
+    assert (found["low"], found["high"], found["p_value"]) == (None, None, None)
+    assert "there are 2 draws, and an interval needs 3" in summary["answer"]
 
 
 def test_a_class_in_few_blocks_has_no_interval_and_is_left_out_of_a_second_mean(
@@ -703,7 +721,7 @@ def test_a_budget_at_which_all_failed_does_not_hide_the_other(made_up):
         ({"draws": 3}, "3 draws were made, each with a seed of its own", "Other areas"),
         ({"draws": 3, "seeds": 2}, "each with 2 seeds", "Errors of the labels"),
         ({"draws": 1, "seeds": 1}, "Other blocks", "draws of the labels and seeds"),
-        ({"draws": 1, "seeds": 2}, "Other seeds: 2", "Other draws of the labels: "),
+        ({"draws": 1, "seeds": 3}, "Other seeds: 3", "Other draws of the labels: "),
         ({"folds": 5}, "12 were tested", "models of different folds"),
         ({"validation": "oracle"}, "Other blocks", "chosen on val blocks"),
     ],
