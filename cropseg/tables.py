@@ -278,8 +278,7 @@ def _show_efficiency(console: Console, summary: Mapping[str, Any]) -> None:
     found = summary["label_efficiency"]
     if not found:
         return
-    first = parse_budget(summary["budgets"][0]["labels"])
-    smallest, unit = first.amount, first.unit
+    unit = parse_budget(summary["budgets"][0]["labels"]).unit
     has_intervals = summary["method"]["interval"] != "range"
     table = _table(
         *("mode", unit, *(("95 % from", "to") if has_intervals else ())),
@@ -290,8 +289,7 @@ def _show_efficiency(console: Console, summary: Mapping[str, Any]) -> None:
     for item in found:
         labels = "not reached"
         if item["reached"]:
-            is_smallest = item["labels"] <= smallest
-            labels = f"{item['labels']:.3g}{' or fewer' if is_smallest else ''}"
+            labels = f"{item['labels']:.3g}{' or fewer' if item['is_at_most'] else ''}"
         ends = (
             f"{item['low']:.3g}" if item["low"] else "fewer",
             f"{item['high']:.3g}" if item["high"] else "more",

@@ -306,11 +306,13 @@ def list_efficiency(data: ReportData) -> list[Table]:
     for item in items:
         target = (read_text(item.get("target")), write_score(item.get("target_miou")))
         labels = read_number(item.get("labels"))
-        is_reached = item.get("reached") and labels is not None
+        needed = "not reached"
+        if item.get("reached") and labels is not None:
+            needed = f"{labels:,.3g}{' or fewer' if item.get('is_at_most') else ''}"
         grouped.setdefault(target, []).append(
             [
                 name_mode(data, read_text(item.get("mode"))),
-                f"{labels:,.3g}" if is_reached else "not reached",
+                needed,
                 _write_range(
                     read_number(item.get("low")), read_number(item.get("high"))
                 ),

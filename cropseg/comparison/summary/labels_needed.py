@@ -54,11 +54,13 @@ def list_efficiency(
             for budget, item in zip(budgets, runs, strict=True)
             if item is not None and has_converged(item)
         ]
-        missing = [str(b) for b in budgets if b not in [budget for budget, _ in used]]
+        missing = [
+            write_labels(b) for b in budgets if b not in [budget for budget, _ in used]
+        ]
         if missing:
             notes.append(
-                f"{mode} is without {', '.join(missing)}, where a run failed or had "
-                "not converged."
+                f"{mode} counts without {', '.join(missing)}, where a run failed or "
+                "had not converged."
             )
         needed = _find_needed(used, goal, score) if used else None
         # Without the largest budget it is not known whether it would be reached.
@@ -92,10 +94,12 @@ def _find_needed(
         lows if len(lows) == len(found) else None,
         highs if len(highs) == len(found) else None,
     )
+    smallest = used[0][0].amount
     return {
         "target_miou": estimate_score(target, score).value,
         "reached": needed.reached,
         "labels": needed.labels,
+        "is_at_most": needed.labels is not None and needed.labels <= smallest,
         "low": needed.low,
         "high": needed.high,
     }

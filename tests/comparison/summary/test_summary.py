@@ -608,9 +608,9 @@ def test_runs_that_did_not_converge_say_nothing_of_labels_needed(made_up):
     summary = made_up.summarize()
 
     (found,) = summary["label_efficiency"]
-    assert found["labels"] is None or found["labels"] >= 16
+    assert (found["labels"], found["is_at_most"]) == (16, True)  # of 4 nothing is known
     (note,) = summary["method"]["label_efficiency"]
-    assert note.startswith("full is without 4tiles")
+    assert note.startswith("full counts without 4 labelled tiles")
 
 
 def test_without_the_largest_budget_nothing_is_called_not_reached(made_up):
@@ -623,7 +623,10 @@ def test_without_the_largest_budget_nothing_is_called_not_reached(made_up):
     summary = made_up.summarize()
 
     assert summary["label_efficiency"] == []
-    assert "full is without 16tiles" in summary["method"]["label_efficiency"][0]
+    assert (
+        "full counts without 16 labelled tiles"
+        in summary["method"]["label_efficiency"][0]
+    )
 
 
 def test_without_a_converged_scratch_no_label_efficiency_is_told(made_up):
