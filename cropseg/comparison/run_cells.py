@@ -80,7 +80,7 @@ def _write_logs(run_dir: Path) -> None:
         return
     try:
         write_tensorboard(run_dir)
-    except Exception:  # noqa: BLE001 - and so is the comparison
+    except Exception:  # noqa: BLE001 - nothing of the comparison depends on them
         _log.warning("No logs for TensorBoard of %s:", run_dir.name, exc_info=True)
 
 
