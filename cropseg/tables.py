@@ -271,6 +271,7 @@ def show_comparison(console: Console, summary: dict[str, Any], out_dir: Path) ->
     _show_efficiency(console, summary)
     _show_method(console, summary["method"])
     console.print(f"results: {out_dir}", markup=False)
+    console.print(f"report: {out_dir / 'report.html'}", markup=False)
 
 
 def _show_efficiency(console: Console, summary: Mapping[str, Any]) -> None:

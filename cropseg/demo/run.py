@@ -64,6 +64,7 @@ class DemoResult:
             (self.out_dir / "area_1" / "manifest.yaml", "how a site is described"),
             (self.out_dir / "runs" / "area_1" / "curves.png", "how area 1 was learnt"),
             (self.comparison_dir / "comparison.png", "mIoU against labels"),
+            (self.comparison_dir / "report.html", "which mode wins, how surely"),
             (self.comparison_dir / "results.csv", "every run"),
             (self.out_dir / "maps" / "area_2.png", f"area 2, by {self.mapped_mode}"),
             (self.out_dir / "maps" / "scene_classes.tif", "the same, to open in QGIS"),
