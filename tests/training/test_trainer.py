@@ -13,7 +13,12 @@ from cropseg.models.zoo import build_network as build_zoo_network
 from cropseg.models.zoo import find_stages
 from cropseg.runtime import keras, start_run
 from cropseg.training.checkpoint import copy_value
-from cropseg.training.locks import build_full_phase, list_norms, lock_layers
+from cropseg.training.locks import (
+    build_full_phase,
+    choose_momentum,
+    list_norms,
+    lock_layers,
+)
 from cropseg.training.losses import build_loss
 from cropseg.training.phases import (
     FROZEN,
@@ -343,3 +348,33 @@ def test_a_phase_can_lock_what_the_one_before_it_trained(small_model):
     trainer = compile_phase(small_model, head)
 
     assert [v.path for v in trainer.trainable_variables] == ["head/kernel", "head/bias"]
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "momentum"),
+    [(1, 0.5), (20, 0.5), (30, 2 / 3), (100, 0.9), (1_000, 0.99), (50_000, 0.99)],
+)
+def test_statistics_forget_within_a_tenth_of_the_phase(num_steps, momentum):
+    assert choose_momentum(num_steps) == pytest.approx(momentum)
+
+
+def test_after_a_short_phase_statistics_are_those_of_its_batches(small_model):
+    rng = np.random.default_rng(0)
+    tiles = rng.normal(5, 2, (4, SIDE, SIDE, 2)).astype("float32")
+    labels = rng.integers(0, 3, (4, SIDE, SIDE)).astype("uint8")
+    phase = FitPhase(
+        name="head",
+        num_steps=30,
+        trained=frozenset({"head"}),
+        norms={"norm": RUNNING},
+    )
+    seen = keras.Model(small_model.input, small_model.get_layer("low").output)
+    mean = np.asarray(seen(tiles)).mean(axis=(0, 1, 2))
+    trainer = compile_phase(small_model, phase)
+
+    for _ in range(phase.num_steps):
+        trainer.train_on_batch(tiles, labels)
+    give_back(trainer, small_model)
+
+    running = copy_value(small_model.get_layer("norm").moving_mean)
+    np.testing.assert_allclose(running, mean, rtol=1e-4)
