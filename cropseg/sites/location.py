@@ -8,6 +8,7 @@ that the user named.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -24,8 +25,10 @@ from cropseg.errors import (
     ResourceError,
     UnsafeFileError,
 )
+from cropseg.files import hash_file
 
 _TIMEOUT_S = 30
+_MOST_HASHED_BYTES = 64 * 2**20
 _SNIFF_BYTES = 4096
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*:/", re.IGNORECASE)  # pathlib halves the //
@@ -137,6 +140,38 @@ def fingerprint_file(location: Location) -> list[Any]:
             f"{location} was there and is no more: {error.strerror}. Restore it."
         ) from error
     return [status.st_size, status.st_mtime_ns]
+
+
+def fingerprint_content(location: Location) -> list[Any]:
+    """Return what changes when the content of a file changes, and not with its copies.
+
+    Reading an orthomosaic for its hash alone would take minutes, so local files over
+    64 MiB and remote ones go by `fingerprint_file`.
+
+    Args:
+        location: A local or remote file.
+
+    Returns:
+        Size in bytes, and the SHA-256 of the content; else as `fingerprint_file`.
+
+    Raises:
+        DataFileNotFoundError: If it is not there any more.
+        DataError: If its host does not answer as expected.
+        UnsafeFileError: If its host sends the reader elsewhere.
+    """
+    found = fingerprint_file(location)
+    if isinstance(location, RemoteFile) or found[0] > _MOST_HASHED_BYTES:
+        return found
+    size, changed_at = found
+    return [size, _hash_once(location, size, changed_at)]
+
+
+@functools.cache
+def _hash_once(path: Path, _size: int, _changed_at: int) -> str:
+    try:
+        return hash_file(path)
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}.") from error
 
 
 def _locate_remote(text: str, allow_remote: Collection[str]) -> RemoteFile:

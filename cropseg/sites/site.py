@@ -19,7 +19,7 @@ from cropseg.sites.classes import ClassMap, CropClass
 from cropseg.sites.fields import assign_fields
 from cropseg.sites.imagery import Image, name_image, open_image
 from cropseg.sites.labels import FieldLabels, LabelSource, RasterLabels
-from cropseg.sites.location import Location, fingerprint_file, locate_file
+from cropseg.sites.location import Location, fingerprint_content, locate_file
 from cropseg.sites.manifest import (
     Manifest,
     SceneEntry,
@@ -80,7 +80,7 @@ class Site:
 
     @property
     def fingerprint(self) -> str:
-        """Twelve digits that change with the manifest or a file's size or time."""
+        """Twelve digits that change with the manifest or the content of a file."""
         paths: list[Location] = []
         for scene in self.scenes:
             paths += [path for f in scene.image.files for path in f.list_files()]
@@ -90,7 +90,7 @@ class Site:
                 paths.append(scene.labels.path)
         if isinstance(self.split, RegionSplit):
             paths += list_files(self.split.regions_path)
-        files = [[path.name, *fingerprint_file(path)] for path in paths]
+        files = [[path.name, *fingerprint_content(path)] for path in paths]
         return hash_settings([self.manifest.model_dump_json(), files])
 
     def select_bands(self, bands: tuple[str, ...]) -> Site:

@@ -20,7 +20,12 @@ from cropseg.errors import (
     UnsafeFileError,
 )
 from cropseg.sites.grid import Window
-from cropseg.sites.location import RemoteFile, fingerprint_file, locate_file
+from cropseg.sites.location import (
+    RemoteFile,
+    fingerprint_content,
+    fingerprint_file,
+    locate_file,
+)
 from cropseg.sites.raster import open_raster
 
 VALUES = np.arange(1, 300 * 170 * 2 + 1).reshape(300, 170, 2).astype("uint32")
@@ -192,6 +197,19 @@ def test_a_fingerprint_changes_with_size_and_time(tmp_path):
 
     with pytest.raises(DataFileNotFoundError, match="is no more"):
         fingerprint_file(path)
+
+
+def test_the_content_of_a_large_file_goes_by_size_and_time(tmp_path):
+    path = tmp_path / "a.tif"
+    with path.open("wb") as stream:
+        stream.truncate(64 * 2**20)
+    size, digest = fingerprint_content(path)
+    assert (size, len(digest)) == (64 * 2**20, 64)
+
+    with path.open("ab") as stream:
+        stream.write(b" ")
+
+    assert fingerprint_content(path) == fingerprint_file(path)
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -510,7 +510,30 @@ def test_a_fingerprint_changes_with_each_file_of_a_shapefile(
     before = open_site(path).fingerprint
 
     file = tmp_path / f"fields{ending}"
-    os.utime(file, ns=(0, file.stat().st_mtime_ns + 1_000_000_000))
+    file.write_bytes(file.read_bytes() + b" ")
+
+    assert open_site(path).fingerprint != before
+
+
+def test_a_fingerprint_stays_with_a_copy_of_the_same_files(tmp_path, make_site):
+    path = make_site(tmp_path / "here", split="regions")
+    shutil.copytree(tmp_path / "here", tmp_path / "there", copy_function=shutil.copy)
+    image = tmp_path / "there" / "scene_0.tif"
+    os.utime(image, ns=(0, 1_000_000_000))
+
+    copy = open_site(tmp_path / "there" / path.name)
+
+    assert copy.fingerprint == open_site(path).fingerprint
+
+
+def test_a_fingerprint_changes_with_content_of_the_same_size(tmp_path, make_site):
+    path = make_site(tmp_path)
+    image = tmp_path / "scene_0.tif"
+    before = open_site(path).fingerprint
+
+    content = bytearray(image.read_bytes())
+    content[-1] ^= 1
+    image.write_bytes(content)
 
     assert open_site(path).fingerprint != before
 
