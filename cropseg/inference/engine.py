@@ -1,62 +1,73 @@
-"""The forward pass: raw pixels of whole tiles in, probabilities out."""
+"""What every engine does: raw pixels of whole tiles in, probabilities out.
+
+No Keras here, so that an engine that needs none starts without it.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.models.bundle import Bundle
-from cropseg.models.precision import copy_with_precision
-from cropseg.models.twin import copy_variables, find_twin
-from cropseg.runtime import compile_for_predict, resolve_precision
+from cropseg.models.card import Card
 from cropseg.sites.raster import Pixels
 
+T = TypeVar("T")
 
-class KerasEngine:
-    """Runs a bundle on batches of tiles of one shape.
 
-    A batch is always filled up to `batch_size`, so that one shape is traced once.
-    """
-
-    def __init__(
-        self, bundle: Bundle, *, batch_size: int, precision: str = "auto"
-    ) -> None:
-        """Prepare a bundle for prediction.
-
-        Args:
-            bundle: The model and its card.
-            batch_size: Tiles in a batch.
-            precision: auto, float32 or bfloat16.
-        """
-        self.card = bundle.card
-        self.batch_size = batch_size
-        self._own = copy_with_precision(bundle.model, resolve_precision(precision))
-        self._model = compile_for_predict(find_twin(self._own, "predict"))
-        self._fill = np.asarray(bundle.card.nodata_fill, np.float32)
+class Engine(Protocol):
+    """Runs a model on tiles of one shape."""
 
     @property
-    def takes_any_size(self) -> bool:
-        """Whether tiles of any size can be predicted, and not of one only."""
-        return self._model.input_shape[1] is None
+    def name(self) -> str:
+        """Its name on the command line."""
 
-    def fill_nodata(self, pixels: Pixels) -> npt.NDArray[np.float32]:
-        """Return raw values with the band means where a pixel has no data."""
-        values = pixels.values.astype(np.float32)
-        values[~pixels.valid] = self._fill
-        return values
+    @property
+    def precision(self) -> str:
+        """What it computes in: float32 or bfloat16."""
 
-    def predict(self, tiles: list[npt.NDArray[np.float32]]) -> npt.NDArray[Any]:
-        """Predict up to a batch of tiles.
+    @property
+    def card(self) -> Card:
+        """Card of its model."""
+
+    def stream(
+        self, tiles: Iterable[tuple[T, npt.NDArray[np.float32]]]
+    ) -> Iterator[tuple[T, npt.NDArray[np.float32]]]:
+        """Predict tiles one after the other, with several under way.
 
         Args:
-            tiles: Raw values with nodata filled, each (height, width, bands).
+            tiles: Anything that tells a tile from others, and its raw values with
+                nodata filled, (height, width, bands). All have one shape.
 
-        Returns:
-            Probabilities, (tiles, height, width, classes), float32.
+        Yields:
+            The same, in the same order, with probabilities, (height, width, classes),
+            float32. A result may come some tiles after its tile was taken.
         """
-        batch = np.zeros((self.batch_size, *tiles[0].shape), np.float32)
-        batch[: len(tiles)] = tiles
-        copy_variables(self._own, self._model)
-        return np.asarray(self._model.predict_on_batch(batch))[: len(tiles)]
+
+
+def fill_nodata(pixels: Pixels, card: Card) -> npt.NDArray[np.float32]:
+    """Return raw values with the model's band means where a pixel has no data."""
+    values = pixels.values.astype(np.float32)
+    values[~pixels.valid] = np.asarray(card.nodata_fill, np.float32)
+    return values
+
+
+def stream_in_batches(
+    predict: Callable[[list[npt.NDArray[np.float32]]], npt.NDArray[Any]],
+    tiles: Iterable[tuple[T, npt.NDArray[np.float32]]],
+    *,
+    batch_size: int,
+) -> Iterator[tuple[T, npt.NDArray[np.float32]]]:
+    """Predict tiles a batch at a time, in order. The last batch holds the rest."""
+    keys: list[T] = []
+    batch: list[npt.NDArray[np.float32]] = []
+    for key, values in tiles:
+        keys.append(key)
+        batch.append(values)
+        if len(batch) == batch_size:
+            yield from zip(keys, predict(batch), strict=True)
+            keys, batch = [], []
+    if batch:
+        yield from zip(keys, predict(batch), strict=True)

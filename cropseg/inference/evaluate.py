@@ -16,9 +16,10 @@ import numpy.typing as npt
 from cropseg.errors import DataError, ModelError
 from cropseg.evaluation.plots import plot_confusion, write_confusion_csv
 from cropseg.files import claim_out_dir, hash_file, write_json
-from cropseg.inference.engine import KerasEngine
+from cropseg.inference.keras_engine import KerasEngine
 from cropseg.inference.measure import Evaluation, Panel, Prediction, Tally
-from cropseg.inference.mosaic import TileShape, choose_tile_shape, predict_tiles
+from cropseg.inference.mosaic import predict_tiles
+from cropseg.inference.tile_shape import TileShape, choose_tile_shape
 from cropseg.models.bundle import Bundle, load_bundle
 from cropseg.models.card import Card, fit_site_to_card, match_card_classes
 from cropseg.sites.classes import IGNORE, ClassMap

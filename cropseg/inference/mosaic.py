@@ -1,26 +1,21 @@
-"""Predicting the tiles of a scene: read, fill, batch, predict, crop to the core."""
+"""Predicting the tiles of a scene: read, fill, predict, crop to the core."""
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.errors import UsageError
-from cropseg.inference.engine import KerasEngine
+from cropseg.inference.engine import Engine, fill_nodata
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.grid import Grid, Window
 from cropseg.sites.raster import Pixels
 from cropseg.sites.tiling import Tile
-
-DEFAULT_TILE_SIZE = 512
-"""Side of a tile with its context, in pixels."""
-
-DEFAULT_CONTEXT = 64
-"""Pixels of context around a core, on every side."""
 
 
 class PixelReader(Protocol):
@@ -31,63 +26,35 @@ class PixelReader(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TileShape:
-    """The one shape in which a scene is read and predicted."""
-
-    size: int
-    """Side of a tile with its context, in pixels."""
-    context: int
-    """Pixels of context on every side of the core."""
-
-    @property
-    def core_size(self) -> int:
-        """Side of the core, in pixels."""
-        return self.size - 2 * self.context
-
-
-@dataclass(frozen=True, kw_only=True)
 class PredictedTile:
     """The core of a tile, predicted."""
 
     window: Window
     """Its core, inside the raster."""
-    classes: npt.NDArray[np.uint8]
-    """Class ids of the model, (height, width); 255 where the scene has no data."""
-    confidence: npt.NDArray[np.floating]
-    """Probability that the model gives to that class, 0 to 1, (height, width); 0
-    where the scene has no data."""
+    valid: npt.NDArray[np.bool_] | None
+    """Where the scene has data, (height, width); None if nowhere."""
+    probabilities: npt.NDArray[np.floating] | None
+    """Of each class of the model, 0 to 1, (height, width, classes), also where the
+    scene has no data; None if it has none at all, as nothing was computed then."""
 
+    @cached_property
+    def classes(self) -> npt.NDArray[np.uint8]:
+        """Class ids of the model, (height, width); 255 where there is no data."""
+        if self.valid is None or self.probabilities is None:
+            return np.full((self.window.height, self.window.width), IGNORE, np.uint8)
+        best = self.probabilities.argmax(axis=-1)
+        return np.where(self.valid, best, IGNORE).astype(np.uint8)
 
-def choose_tile_shape(
-    multiple: int,
-    *,
-    size: int | None = None,
-    context: int | None = None,
-) -> TileShape:
-    """Choose a tile shape that keeps tile origins on multiples of the stride.
-
-    Args:
-        multiple: What the network needs the side of a tile to be a multiple of.
-        size: Side of a tile in pixels; the default is the multiple nearest to 512.
-        context: Context in pixels; the default is 64, or a quarter of a small tile.
-
-    Raises:
-        UsageError: If a size is no multiple, or no core is left.
-    """
-    if size is None:
-        size = max(1, round(DEFAULT_TILE_SIZE / multiple)) * multiple
-    if context is None:
-        context = min(DEFAULT_CONTEXT, size // 4) // multiple * multiple
-    if size % multiple or context % multiple or size <= 2 * context:
-        raise UsageError(
-            f"Tile size {size} with context {context} does not fit this model: both "
-            f"must be multiples of {multiple}, and a tile wider than two contexts."
-        )
-    return TileShape(size=size, context=context)
+    @cached_property
+    def confidence(self) -> npt.NDArray[np.floating]:
+        """Probability of that class, 0 to 1, (height, width); 0 where it is 255."""
+        if self.valid is None or self.probabilities is None:
+            return np.zeros((self.window.height, self.window.width), np.float32)
+        return np.where(self.valid, self.probabilities.max(axis=-1), 0)
 
 
 def predict_tiles(
-    engine: KerasEngine, reader: PixelReader, grid: Grid, tiles: Iterable[Tile]
+    engine: Engine, reader: PixelReader, grid: Grid, tiles: Iterable[Tile]
 ) -> Iterator[PredictedTile]:
     """Predict tiles of a scene.
 
@@ -98,45 +65,33 @@ def predict_tiles(
         tiles: What to predict, all of one shape.
 
     Yields:
-        The core of each tile. A tile without data is not computed, and comes before
-        those that wait for their batch to fill up.
+        The core of each tile. A tile without data is not computed, and may come
+        before some that stand in front of it.
     """
-    waiting: list[tuple[Tile, npt.NDArray[np.float32], npt.NDArray[np.bool_]]] = []
-    for tile in tiles:
-        pixels = _read_mirrored(reader, grid, tile.window)
-        core = tile.core.clip(height=grid.height, width=grid.width)
-        valid = pixels.valid[core.slices_in(tile.window)]
-        if not valid.any():
-            yield PredictedTile(
-                window=core,
-                classes=np.full(valid.shape, IGNORE, np.uint8),
-                confidence=np.zeros(valid.shape, np.float32),
-            )
-            continue
-        waiting.append((tile, engine.fill_nodata(pixels), valid))
-        if len(waiting) == engine.batch_size:
-            yield from _predict_batch(engine, grid, waiting)
-            waiting = []
-    if waiting:
-        yield from _predict_batch(engine, grid, waiting)
+    empty: deque[Window] = deque()
+
+    def read_tiles() -> Iterator[
+        tuple[tuple[Tile, Window, npt.NDArray[np.bool_]], npt.NDArray[np.float32]]
+    ]:
+        for tile in tiles:
+            pixels = _read_mirrored(reader, grid, tile.window)
+            core = tile.core.clip(height=grid.height, width=grid.width)
+            valid = pixels.valid[core.slices_in(tile.window)]
+            if valid.any():
+                yield (tile, core, valid), fill_nodata(pixels, engine.card)
+            else:
+                empty.append(core)
+
+    for (tile, core, valid), probabilities in engine.stream(read_tiles()):
+        while empty:
+            yield _leave_empty(empty.popleft())
+        inside = probabilities[core.slices_in(tile.window)]
+        yield PredictedTile(window=core, valid=valid, probabilities=inside)
+    yield from map(_leave_empty, empty)
 
 
-def _predict_batch(
-    engine: KerasEngine,
-    grid: Grid,
-    batch: list[tuple[Tile, npt.NDArray[np.float32], npt.NDArray[np.bool_]]],
-) -> Iterator[PredictedTile]:
-    probabilities = engine.predict([values for _, values, _ in batch])
-    for (tile, _, valid), tile_probabilities in zip(batch, probabilities, strict=True):
-        core = tile.core.clip(height=grid.height, width=grid.width)
-        inside = tile_probabilities[core.slices_in(tile.window)]
-        classes = inside.argmax(axis=-1)
-        confidence = np.take_along_axis(inside, classes[..., np.newaxis], axis=-1)
-        yield PredictedTile(
-            window=core,
-            classes=np.where(valid, classes, IGNORE).astype(np.uint8),
-            confidence=np.where(valid, confidence[..., 0], 0),
-        )
+def _leave_empty(core: Window) -> PredictedTile:
+    return PredictedTile(window=core, valid=None, probabilities=None)
 
 
 def _read_mirrored(reader: PixelReader, grid: Grid, window: Window) -> Pixels:

@@ -18,9 +18,10 @@ from cropseg.errors import (
     join_problems,
 )
 from cropseg.files import claim_out_dir, hash_file, hash_settings
-from cropseg.inference.engine import KerasEngine
-from cropseg.inference.mosaic import TileShape, choose_tile_shape, predict_tiles
+from cropseg.inference.keras_engine import KerasEngine
+from cropseg.inference.mosaic import predict_tiles
 from cropseg.inference.scenes import MappedScene, fit_scene
+from cropseg.inference.tile_shape import TileShape, choose_tile_shape
 from cropseg.inference.writer import write_class_map
 from cropseg.models.bundle import load_bundle
 from cropseg.models.card import Card, read_card

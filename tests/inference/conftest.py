@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from cropseg.inference.engine import stream_in_batches
 from cropseg.models.bundle import Bundle, load_bundle, save_bundle
 from cropseg.models.card import CardClass, Lineage
 from cropseg.sites.site import Site, open_site
@@ -65,8 +67,15 @@ class ThresholdEngine:
         self.batches: list[int] = []
         self.tiles: list[np.ndarray] = []
 
-    def fill_nodata(self, pixels):
-        return np.where(pixels.valid[..., None], pixels.values, 0).astype("float32")
+    name = "threshold"
+    precision = "float32"
+
+    @property
+    def card(self):
+        return SimpleNamespace(nodata_fill=0)
+
+    def stream(self, tiles):
+        return stream_in_batches(self.predict, tiles, batch_size=self.batch_size)
 
     def predict(self, tiles):
         self.batches.append(len(tiles))

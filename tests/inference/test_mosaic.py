@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cropseg.errors import UsageError
-from cropseg.inference.engine import KerasEngine
-from cropseg.inference.mosaic import choose_tile_shape, predict_tiles
+from cropseg.inference.keras_engine import KerasEngine
+from cropseg.inference.mosaic import predict_tiles
+from cropseg.inference.tile_shape import choose_tile_shape
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.grid import Window
 from cropseg.sites.raster import open_raster

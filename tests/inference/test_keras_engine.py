@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cropseg.inference.engine import KerasEngine
+from cropseg.inference.keras_engine import KerasEngine
 from cropseg.runtime import share_between_runs
 from cropseg.sites.raster import Pixels
 
