@@ -254,7 +254,9 @@ def show_comparison(console: Console, summary: dict[str, Any], out_dir: Path) ->
         )
         for item in budget["modes"]:
             converged = item["converged"]
-            bounds = item["interval"] or (item["miou_low"], item["miou_high"])
+            bounds = (item["miou_low"], item["miou_high"])
+            if has_intervals:  # under its heading, a range would pass for one
+                bounds = item["interval"] or (None, None)
             known = item["known_miou"]
             table.add_row(
                 escape(item["mode"]),
@@ -291,10 +293,12 @@ def _show_efficiency(console: Console, summary: Mapping[str, Any]) -> None:
         labels = "not reached"
         if item["reached"]:
             labels = f"{item['labels']:.3g}{' or fewer' if item['is_at_most'] else ''}"
-        ends = (
-            f"{item['low']:.3g}" if item["low"] else "fewer",
-            f"{item['high']:.3g}" if item["high"] else "more",
-        )
+        ends = ("-", "-")
+        if item["has_interval"]:
+            ends = (
+                f"{item['low']:.3g}" if item["low"] else "fewer",
+                f"{item['high']:.3g}" if item["high"] else "more",
+            )
         table.add_row(escape(item["mode"]), labels, *(ends if has_intervals else ()))
     console.print(table)
 

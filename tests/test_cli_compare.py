@@ -13,7 +13,7 @@ import yaml
 from cropseg.cli.experiment import EXPERIMENT_KEYS, DesignOptions, Experiment
 from cropseg.cli.options import FitOptions
 from cropseg.comparison.design import Design
-from cropseg.errors import UsageError
+from cropseg.errors import DivergedError, UsageError
 
 EXAMPLE = Path(__file__).parents[1] / "docs" / "examples" / "compare.yaml"
 TINY = ("--batch-size", "2", "--epochs", "1", "--steps-per-epoch", "2")
@@ -203,6 +203,27 @@ def test_a_dry_run_prints_the_plan_without_keras_and_writes_nothing(config, tmp_
     assert plan["settings"]["batch_size"] == 2
     assert plan["seconds"] > 0
     assert not (tmp_path / "out").exists()
+
+
+def test_what_has_finished_is_shown_where_a_run_failed(
+    run, config, tmp_path, monkeypatch
+):
+    def diverge(_job):
+        message = "The loss is nan at step 1."
+        raise DivergedError(message)
+
+    monkeypatch.setattr("cropseg.training.run.fit_model", diverge)
+    given = ("compare", "--config", config, "--out", tmp_path / "out")
+
+    code, document, told = run(*given, "--json")
+    again, shown, _ = run(*given)
+
+    assert code == again == 9
+    assert "2 of 3 runs failed" in told
+    summary = json.loads(document)
+    assert summary["failed"] == ["full-1tiles-draw0", "full-1tiles-draw1"]
+    (mode,) = summary["budgets"][0]["modes"]
+    assert f"zero_shot {mode['miou_mean']:.3f}" in " ".join(shown.split())
 
 
 def test_few_test_blocks_ask_for_folds_and_the_plan_says_what_they_cost(

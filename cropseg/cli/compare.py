@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -23,6 +24,7 @@ from cropseg.cli.show import Output, console
 from cropseg.comparison.design import check_comparison
 from cropseg.comparison.estimate import ExperimentPlan, plan_experiment
 from cropseg.comparison.prepare import prepare_comparison
+from cropseg.errors import PartialFailureError
 from cropseg.files import check_out_dir
 from cropseg.transfer.source import find_source
 
@@ -79,18 +81,22 @@ def compare(
         _print_plan(plan)
     from cropseg.comparison.compare import run_comparison
 
+    failure = None
     with output.open_progress(tells_time=True) as show_progress:
-        comparison = run_comparison(
-            job,
-            out,
-            tensorboard=tensorboard,
-            overwrite=overwrite,
-            show_progress=show_progress,
-        )
-    summary = comparison.summary
-    output.show(
-        summary, lambda: tables.show_comparison(console, summary, comparison.out_dir)
-    )
+        try:
+            run_comparison(
+                job,
+                out,
+                tensorboard=tensorboard,
+                overwrite=overwrite,
+                show_progress=show_progress,
+            )
+        except PartialFailureError as error:
+            failure = error  # the other runs are complete, and shown first
+    summary = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    output.show(summary, lambda: tables.show_comparison(console, summary, out))
+    if failure is not None:
+        raise failure
 
 
 def _print_plan(plan: ExperimentPlan) -> None:

@@ -293,7 +293,7 @@ class GridClock:
     """Says how long the runs that are left take, by those that were done."""
 
     pending: list[Cell]
-    """The runs that are left, the one in progress included."""
+    """The runs that are left, the one in progress first. None of them is finished."""
     guess: Callable[[Cell], float | None] = lambda _cell: None
     """Returns the seconds of a run of which no other of its mode was timed."""
     now: Callable[[], float] = time.monotonic
@@ -310,7 +310,7 @@ class GridClock:
 
         Args:
             cell: The run.
-            counts: Whether its time says anything: not where it was finished before.
+            counts: Whether its time says anything: not where it failed.
         """
         self.pending.remove(cell)
         if counts:

@@ -48,11 +48,7 @@ def plot_comparison(budgets: Sequence[Summary], title: str, path: Path) -> None:
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     styles = _choose_styles(budgets)
-    has_intervals = any(
-        mode["interval"] is not None for item in budgets for mode in item["modes"]
-    )
-    bars = "95 % interval" if has_intervals else "lowest and highest run"
-    label = f"mIoU on the test blocks (bar: {bars})"
+    label = f"mIoU on the test blocks (bar: {_name_bars(budgets)})"
     if len(budgets) == 1:
         _draw_list(axes, budgets[0], styles)
         axes.set(xlabel=label)
@@ -60,8 +56,11 @@ def plot_comparison(budgets: Sequence[Summary], title: str, path: Path) -> None:
         _draw_lines(axes, budgets, styles)
         axes.set(ylabel=label)
         if styles:  # none, where every run failed
-            figure.legend(loc="outside right upper", frameon=False)
-    axes.set_title(title, loc="left", fontsize="medium")
+            legend = figure.legend(loc="outside right upper", frameon=False)
+            for text in legend.get_texts():
+                text.set_parse_math(False)
+    # A name is no formula: without `parse_math` a `$` in it would raise.
+    axes.set_title(title, loc="left", fontsize="medium", parse_math=False)
     axes.spines[["top", "right"]].set_visible(False)
     with write_whole(path) as part:
         figure.savefig(part, dpi=130, format="png")
@@ -69,6 +68,16 @@ def plot_comparison(budgets: Sequence[Summary], title: str, path: Path) -> None:
     styled = mpl.rc_context({"svg.hashsalt": "cropseg", "svg.fonttype": "none"})
     with write_whole(path.with_suffix(".svg")) as part, styled:
         figure.savefig(part, format="svg", metadata={"Date": None})
+
+
+def _name_bars(budgets: Sequence[Summary]) -> str:
+    """Return what the bars are: of some modes, a failed run may leave a range alone."""
+    intervals = {
+        mode["interval"] is not None for item in budgets for mode in item["modes"]
+    }
+    if intervals == {True, False}:
+        return "95 % interval, else lowest and highest run"
+    return "95 % interval" if True in intervals else "lowest and highest run"
 
 
 def _choose_styles(budgets: Sequence[Summary]) -> dict[str, dict[str, Any]]:
@@ -138,7 +147,8 @@ def _draw_list(
             capsize=3,
             **styles[mode["mode"]],
         )
-    axes.set_yticks(range(len(modes)), [mode["mode"] for mode in modes])
+    names = [mode["mode"] for mode in modes]
+    axes.set_yticks(range(len(modes)), names, parse_math=False)
     axes.set_ylim(max(len(modes), 1) - 0.5, -0.5)
     axes.set_ylabel(f"with {write_labels(parse_budget(budget['labels']))}")
     axes.grid(axis="x", color="0.9")

@@ -94,10 +94,6 @@ class ComparisonJob:
             return self.site
         return take_fold(self.site, folds=self.folds, fold=fold)
 
-    def get_target(self, fold: int | None) -> Site:
-        """Return the target site, or a fold of it, as the new models read it."""
-        return prepare_target(self.get_site(fold), self.source.card, self.reuse)
-
     def prepare_run(self, cell: Cell) -> TransferJob | ForestJob:
         """Return what a cell runs. Its record is what decides the result."""
         contender = next(c for c in self.contenders if c.mode == cell.mode)

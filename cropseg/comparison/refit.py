@@ -70,6 +70,11 @@ def refit_like(  # noqa: PLR0913 - keyword-only, and each is an option
             f"{record['from']} is not the model that was compared any more. Restore "
             "it, or compare again."
         )
+    if source.told != record.get("from_card", source.told):
+        raise ModelError(
+            f"{record['from']} was compared as {record['from_card']}, and is described "
+            f"as {source.told} now. Describe it as it was, or compare again."
+        )
     steps = read_steps(Path(comparison_dir))
     settings = steps.change(TrainSettings(**record["settings"]), get_plan(given).mode)
     job = prepare_transfer(

@@ -24,7 +24,7 @@ from cropseg.files import claim_out_dir
 from cropseg.progress import ShowProgress
 from cropseg.runtime import share_between_runs
 from cropseg.training.run import Run, find_finished_run
-from cropseg.training.tensorboard import write_tensorboard
+from cropseg.training.tensorboard import EVENTS_NAME, write_tensorboard
 from cropseg.transfer.prepare import TransferJob
 from cropseg.transfer.transfer import run_transfer
 
@@ -55,13 +55,14 @@ def run_cells(
     Raises:
         ConflictError: If another process holds the folder of a run.
     """
-    runs = folder / "runs"
+    runs, done = folder / "runs", find_done(job, folder)
     grid = _Grid(
         job=job,
         measures=_choose_measures(job, folder),
         show_progress=show_progress,
         clock=GridClock(
-            pending=list(job.cells), guess=Pace(job, find_done(job, folder)).estimate
+            pending=[cell for cell in job.cells if cell not in done],
+            guess=Pace(job, done).estimate,
         ),
     )
     results = []
@@ -76,7 +77,7 @@ def run_cells(
 
 def _write_logs(run_dir: Path) -> None:
     """Write logs that are missing. The run is worth as much without them."""
-    if (run_dir / "tensorboard").exists():
+    if (run_dir / "tensorboard" / EVENTS_NAME).exists():
         return
     try:
         write_tensorboard(run_dir)
@@ -109,13 +110,12 @@ class _Grid:
     def run(self, cell: Cell, out_dir: Path) -> Result:
         """Run a cell, or return what it was."""
         finished = find_finished_run(out_dir)
+        result = Result(cell=cell, run=finished)
         if finished is None:
             self.clock.begin()
             self._show(cell, 0, 1, "")
-        result = Result(cell=cell, run=finished)
-        if finished is None:
             result = self._try(cell, out_dir)
-        self.clock.end(cell, counts=finished is None and result.run is not None)
+            self.clock.end(cell, counts=result.run is not None)
         self._num_done += 1
         return result
 

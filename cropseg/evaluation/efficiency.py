@@ -31,7 +31,7 @@ class LabelsNeeded:
     where it does not. The smallest budget means: that many or fewer."""
     low: float | None
     """Lower end of the interval. None where even the smallest budget may do, and
-    where there is no interval."""
+    where there is no interval. The largest budget where even that does not do."""
     high: float | None
     """Upper end of the interval. None where the largest budget may not do, and where
     there is no interval."""
@@ -159,8 +159,11 @@ def _cross(
 ) -> LabelsNeeded:
     labels = _find_first(log_amounts, mean)
     latest = _find_first(log_amounts, low)
-    # An upper curve that starts at or above 0 leaves the lower end open.
+    # An upper curve that starts at or above 0 leaves the lower end open. One that
+    # never gets there says that the labels needed are beyond all budgets.
     earliest = None if high[0] >= 0 else _find_first(log_amounts, high)
+    if (high < 0).all():
+        earliest = float(np.exp(log_amounts[-1]))
     return LabelsNeeded(
         reached=labels is not None, labels=labels, low=earliest, high=latest
     )

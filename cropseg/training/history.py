@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -38,9 +39,11 @@ class Epoch:
 def has_converged(losses: Sequence[float]) -> bool:
     """Say whether a training was done when it stopped.
 
-    It was, if a line through the losses of the last tenth of its steps falls by less
-    than 5 % of their mean over that tenth. The learning rate is near 0 by then, so
-    this says that the schedule ran out, not that more steps would not have helped.
+    It was not, if a line through the losses of the last tenth of its steps falls over
+    that tenth by more than 5 % of their mean, and by its standard error more: batches
+    differ, so that a line through few of them falls by chance. The learning rate is
+    near 0 by then, so this says that the schedule ran out, not that more steps would
+    not have helped.
 
     Args:
         losses: Training loss of every step.
@@ -54,8 +57,11 @@ def has_converged(losses: Sequence[float]) -> bool:
     if len(losses) < 2:  # noqa: PLR2004 - a line has two points
         return False
     tail = np.asarray(losses[-max(2, round(_TAIL * len(losses))) :])
-    slope = np.polyfit(np.arange(len(tail)), tail, 1)[0]
-    return bool(-slope * (len(tail) - 1) < _MAX_FALL * tail.mean())
+    steps = np.arange(len(tail)) - (len(tail) - 1) / 2
+    slope = steps @ tail / (steps @ steps)
+    noise = tail - tail.mean() - slope * steps
+    error = math.sqrt(noise @ noise / max(1, len(tail) - 2) / (steps @ steps))
+    return bool((-slope - error) * (len(tail) - 1) < _MAX_FALL * tail.mean())
 
 
 def write_history(epochs: Sequence[Epoch], path: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +37,9 @@ class Source:
     """The folder that its file lies in."""
     load: Callable[[], Bundle]
     """Loads it."""
+    told: Mapping[str, Any] = field(default_factory=dict)
+    """What its user said of it, as `--card` takes it. Empty for a bundle, whose file
+    says it all."""
 
 
 def find_source(
@@ -153,4 +156,7 @@ def _load_foreign(
         card=found.card,
         run_dir=header.path.parent if header else None,
         load=lambda: bundle,
+        told=description.model_dump(mode="json", exclude_none=True)
+        if description
+        else {},
     )

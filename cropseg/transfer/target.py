@@ -219,6 +219,8 @@ def describe_transfer(
         **what,
         "settings": settings.to_json(),
     }
+    if source.told:  # the same file, with other bands say, is another model
+        record["from_card"] = dict(source.told)
     chosen = reuse.to_json() if reuse else {}
     return record | ({"reuse": chosen} if chosen else {})
 

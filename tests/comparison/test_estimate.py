@@ -99,6 +99,7 @@ def test_runs_have_another_folder_when_anything_differs_that_decides_them(
     other_site = open_site(make_site(tmp_path / "other", seed=9))
     others = [
         prepare(replace(source, sha256="cd")),
+        prepare(replace(source, told={"normalization": {"std": 255.0}})),
         prepare(source, site=other_site),
         prepare(source, validation="budget"),
         prepare(source, folds=3),

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from cropseg.comparison import refit as module
 from cropseg.comparison.design import claim_comparison
 from cropseg.comparison.refit import refit_like
+from cropseg.errors import ModelError
 
 
 @pytest.fixture
@@ -48,6 +50,19 @@ def test_a_refit_sees_all_labels_of_the_sites_own_split(refit, site):
 
     assert job.record["labels"] is None
     assert job.pool.site.split == site.split
+
+
+@pytest.mark.usefixtures("refit")
+def test_a_refit_needs_the_model_to_be_described_as_it_was(
+    prepare, source, site, tmp_path
+):
+    told = {"bands": ["red", "nir"]}
+    job = prepare(replace(source, told=told), modes=("full",))
+    with claim_comparison(tmp_path / "other", job.record):
+        pass
+
+    with pytest.raises(ModelError, match=r"described as \{\} now"):
+        refit_like(site, tmp_path / "other", mode="full", out_dir=tmp_path / "final")
 
 
 def test_a_refit_chooses_its_epoch_as_the_runs_that_were_compared(refit):

@@ -13,6 +13,7 @@ from cropseg.comparison import run_cells as module
 from cropseg.comparison.run_cells import run_cells
 from cropseg.errors import ConflictError, DivergedError, UsageError
 from cropseg.training.run import Run
+from cropseg.training.tensorboard import EVENTS_NAME
 
 PANEL = SimpleNamespace(name="a window")
 
@@ -188,6 +189,19 @@ def test_finished_runs_count_as_done_in_the_progress(fake, run, prepare, source)
     assert len(fake.calls) == 4
 
 
+def test_runs_of_later_draws_that_are_finished_are_not_in_the_time_left(
+    fake, run, prepare, source
+):
+    run(prepare(source, modes=("full",)))
+
+    _, shown = run(prepare(source, modes=("scratch", "full")))
+
+    # Two runs of 5 s; those of `full` took 1 s each, and one of them comes in between.
+    texts = [text for _, _, text in shown]
+    assert texts[0].startswith("run 1 of 4, about 10 s left: scratch-2tiles-draw0")
+    assert len(fake.calls) == 4
+
+
 @pytest.mark.parametrize(
     ("validation", "parts"),
     [("none", ("test",)), ("budget", ("test",)), ("oracle", ("val", "test"))],
@@ -228,13 +242,15 @@ def test_logs_for_tensorboard_are_written_once_where_asked_for(
     written = []
 
     def write(run_dir):
-        (run_dir / "tensorboard").mkdir()
+        (run_dir / "tensorboard").mkdir(exist_ok=True)
+        (run_dir / "tensorboard" / EVENTS_NAME).write_bytes(b"")
         written.append(run_dir)
 
     monkeypatch.setattr(module, "write_tensorboard", write)
     fake.raises[1] = MemoryError()
-    run(prepare(source))
+    first, _ = run(prepare(source))
     assert written == []
+    (first[0].run.out_dir / "tensorboard").mkdir()  # as a full disk leaves it
 
     for _ in range(2):
         results, _ = run(prepare(source), tensorboard=True)

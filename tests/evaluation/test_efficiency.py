@@ -112,6 +112,16 @@ def test_intervals_of_differences_give_an_interval_of_labels():
     assert find_crossing([1, 10], [-0.2, 0.0]).high is None
 
 
+def test_an_interval_below_the_target_everywhere_begins_at_the_largest_budget():
+    poor = find_crossing([1, 10], [-0.3, -0.2], [-0.4, -0.3], [-0.2, -0.1])
+    vague = find_crossing([1, 10], [-0.3, -0.2], [-0.4, -0.3], [0.2, 0.1])
+    unknown = find_crossing([1, 10], [-0.3, -0.2])
+
+    assert (poor.reached, poor.low, poor.high) == (False, pytest.approx(10), None)
+    assert (vague.low, vague.high) == (None, None)
+    assert (unknown.low, unknown.high) == (None, None)
+
+
 @pytest.mark.parametrize("amounts", [[], [0, 2], [4, 2], [2, 2]])
 def test_amounts_that_do_not_rise_are_refused(amounts):
     with pytest.raises(DataError, match="rising"):

@@ -83,3 +83,12 @@ def test_curves_are_a_png_with_and_without_validation(tmp_path, scores):
 
     assert path.read_bytes().startswith(PNG)
     assert [item.name for item in tmp_path.iterdir()] == ["curves.png"]
+
+
+def test_noise_of_the_batches_is_no_fall():
+    rng = np.random.default_rng(0)
+    flat = 0.5 * (1 + rng.normal(0, 0.1, (2_000, 300)))
+    falling = flat * np.linspace(1, 0, 300)  # by a tenth and more over the last tenth
+
+    assert np.mean([has_converged(losses) for losses in flat]) > 0.96
+    assert np.mean([has_converged(losses + 0.05) for losses in falling]) < 0.1

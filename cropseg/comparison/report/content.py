@@ -38,11 +38,6 @@ _FOREST_SUMMARY: Final = (
     "A random forest on the values of single pixels. No network, nothing from area 1."
 )
 
-_SETTING_TITLES: Final = {
-    "settings": "Settings, equal for all modes",
-    "versions": "Versions",
-}
-
 
 @dataclass(frozen=True, kw_only=True)
 class BudgetView:
@@ -204,8 +199,8 @@ def tell_smallest(data: ReportData) -> str:
         return ""
     if smallest >= 1:
         return (
-            "At least half of the tests could have shown no difference of mIoU, "
-            "however large: for them there are too few draws or test blocks."
+            "At half of the budgets or more, no difference of mIoU could have been "
+            "shown, however large: there are too few draws or test blocks."
         )
     text = (
         f"The smallest difference of mIoU that {write_count(method.get('num_blocks'))} "
@@ -219,9 +214,11 @@ def tell_smallest(data: ReportData) -> str:
 def tell_families(data: ReportData) -> str:
     """Return over what Holm's correction goes."""
     families = read_text(read_mapping(data.summary.get("method")).get("families"))
-    if not families or "Holm" in families:
-        return families
-    return f"Holm's correction spans {families.rstrip('.')}."
+    if not families:
+        return ""
+    if "Holm" not in families:
+        families = f"Holm's correction spans {families.rstrip('.')}."
+    return f"{families} Intervals are of single differences, without it."
 
 
 def list_definitions(data: ReportData) -> list[str]:

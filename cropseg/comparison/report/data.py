@@ -20,7 +20,7 @@ from cropseg.comparison.report.values import (
     read_number,
     read_text,
 )
-from cropseg.transfer.modes import PIXEL_FOREST, PLANS
+from cropseg.comparison.results import BASELINES
 
 _ZERO_SHOT: Final = "zero_shot"
 _SCRATCH: Final = "scratch"
@@ -80,12 +80,12 @@ class ReportData:
         for budget in reversed(self.budgets):
             for item in self.list_modes(budget):
                 mode = read_text(item.get("mode"))
-                modes.setdefault(mode, item.get("is_baseline", is_baseline(mode)))
+                modes.setdefault(mode, item.get("is_baseline", mode in BASELINES))
         for run in read_items(self.summary.get("runs")):  # all of them may have failed
             mode = read_text(run.get("mode"))
-            modes.setdefault(mode, is_baseline(mode))
+            modes.setdefault(mode, mode in BASELINES)
         for mode in map(read_text, read_list(self.files.record.get("modes"))):
-            modes.setdefault(mode, is_baseline(mode))
+            modes.setdefault(mode, mode in BASELINES)
         return choose_styles(modes)
 
     def list_styles(self, modes: Iterable[str]) -> tuple[Style, ...]:
@@ -169,12 +169,6 @@ class ReportData:
             if item.get("mode") == mode:
                 return item
         return read_mapping(None)
-
-
-def is_baseline(mode: str) -> bool:
-    """Tell whether a mode takes nothing of area 1, or takes it as it is."""
-    plan = PLANS.get(mode)
-    return mode in {_ZERO_SHOT, PIXEL_FOREST} or (plan is not None and not plan.loaded)
 
 
 def _read_row(row: Mapping[str, str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from cropseg.comparison.report.data import ReportData
 from cropseg.comparison.report.styles import Style
 from cropseg.comparison.report.values import (
     read_amount,
+    read_bar,
     read_interval,
     read_mapping,
     read_number,
@@ -32,9 +33,6 @@ from cropseg.comparison.report.values import (
 _WIDE_PX: Final = 980
 _NARROW_PX: Final = 330
 _MIN_SECONDS: Final = 0.1
-_MAX_EPOCHS: Final = 60
-_UNIT_TICKS: Final = ((0.0, "0"), (0.5, "0.5"), (1.0, "1"))
-_WHOLE: Final = 0.999
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,24 +85,31 @@ def draw_curves(data: ReportData, *, is_wide: bool) -> Figure | None:
     ]
     if is_wide:
         _name_ends(chart, [end for end in ends if end])
-    has_interval = any(
-        read_interval(item.get("interval"))
-        for budget in data.budgets
-        for item in data.list_modes(budget)
-    )
-    bars = (
-        "Bars are 95 % intervals over draws and test blocks"
-        if has_interval
-        else "Bars go from the lowest to the highest draw, and are no intervals"
-    )
     points = "; small points are the single draws" if data.draws else ""
     return Figure(
         pictures=(Picture(title="", svg=chart.render()),),
-        caption=f"Mean mIoU against labels. {bars}{points}. Markers of one budget are "
-        "set side by side so that none hides another. Open markers and dashed lines "
-        "are baselines.",
+        caption=f"Mean mIoU against labels. {_tell_bars(data)}{points}. "
+        "Markers of one budget are set side by side so that none hides another. Open "
+        "markers and dashed lines are baselines.",
         styles=tuple(data.styles.values()),
     )
+
+
+def _tell_bars(data: ReportData) -> str:
+    """Return what the bars of the curves are."""
+    has_interval = {
+        read_interval(item.get("interval")) is not None
+        for budget in data.budgets
+        for item in data.list_modes(budget)
+    }
+    if True not in has_interval:
+        return "Bars go from the lowest to the highest draw, and are no intervals"
+    method = read_mapping(data.summary.get("method"))
+    what = read_text(method.get("interval")).removeprefix("t ")
+    text = f"Bars are 95 % intervals {what}".rstrip()
+    if False in has_interval:
+        text += ", or go from the lowest to the highest draw where a mode has none"
+    return text
 
 
 def _make_label_axis(amounts: Sequence[float], unit: str) -> Axis:
@@ -120,19 +125,12 @@ def _make_label_axis(amounts: Sequence[float], unit: str) -> Axis:
     )
 
 
-def _read_bar(item: Mapping[str, Any]) -> tuple[float, float] | None:
-    """Return a mode's interval, or where it has none the range of its draws."""
-    return read_interval(item.get("interval")) or read_interval(
-        [item.get("miou_low"), item.get("miou_high")]
-    )
-
-
 def _list_heights(data: ReportData) -> list[float]:
     heights = []
     for budget in data.budgets:
         for item in data.list_modes(budget):
             mode, labels = read_text(item["mode"]), read_text(budget["labels"])
-            heights += [item["miou_mean"], *(_read_bar(item) or ())]
+            heights += [item["miou_mean"], *(read_bar(item) or ())]
             heights += data.find_draws(mode, labels)
     return heights
 
@@ -167,7 +165,7 @@ def _draw_curve(
         x, y = chart.place((amount, item["miou_mean"]))
         x += shift
         line.append((x, y))
-        bar = _read_bar(item)
+        bar = read_bar(item)
         if bar:
             ends = [chart.place((amount, end))[1] for end in bar]
             marks.append(chart.draw_line([(x, end) for end in ends]))

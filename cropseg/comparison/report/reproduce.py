@@ -78,6 +78,12 @@ def list_commands(data: ReportData) -> tuple[str, list[str]]:
         for name in _FIT_OPTIONS
         if name in settings
     ]
+    if record.get("from_card"):
+        words.append(["--card", "CARD.yaml"])
+        notes.append(
+            "CARD.yaml stands for a file with what compare.yaml has as `from_card`: "
+            "the model does not say it."
+        )
     words += _list_reuse(read_mapping(record.get("reuse")), notes)
     lines = []
     more = {

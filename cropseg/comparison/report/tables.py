@@ -13,18 +13,19 @@ from cropseg.comparison.report.data import ReportData
 from cropseg.comparison.report.marks import draw_bar
 from cropseg.comparison.report.values import (
     MISSING,
+    read_bar,
     read_interval,
     read_items,
     read_mapping,
     read_number,
     read_text,
+    write_chance,
     write_change,
     write_count,
     write_interval,
     write_labels,
     write_memory,
     write_p,
-    write_percent,
     write_score,
     write_seconds,
 )
@@ -114,7 +115,7 @@ def name_mode(data: ReportData, mode: str) -> Cell:
 def list_scores(data: ReportData, budget: Item) -> Table | None:
     """Return the modes of a budget with all that is known of each."""
     modes = data.list_modes(budget)
-    bars = [_read_bar(item) for item in modes]
+    bars = [read_bar(item) for item in modes]
     ends = [end for bar in bars for end in bar or ()]
     axis = make_axis([*ends, *(item["miou_mean"] for item in modes)], "")
     rows: list[list[Cell | str]] = [
@@ -138,7 +139,7 @@ def list_scores(data: ReportData, budget: Item) -> Table | None:
             write_score(read_mapping(item.get("firm_miou")).get("mean")),
             write_score(item.get("overall_accuracy_mean")),
             write_score(item.get("macro_f1_mean")),
-            write_percent(item.get("probability_best")),
+            write_chance(item.get("probability_best")),
         ]
         for item, bar in zip(modes, bars, strict=True)
     ]
@@ -177,12 +178,6 @@ def list_costs(data: ReportData, budget: Item) -> Table | None:
     head = ("mode", "time a run", "steps a run", "peak memory", "trained parameters")
     title = f"Cost of a run with {write_labels(budget.get('labels'))}"
     return make_table(title, (*head, "runs", "runs that converged"), rows)
-
-
-def _read_bar(item: Item) -> tuple[float, float] | None:
-    return read_interval(item.get("interval")) or read_interval(
-        [item.get("miou_low"), item.get("miou_high")]
-    )
 
 
 def _write_converged(item: Item) -> str:
@@ -313,9 +308,7 @@ def list_efficiency(data: ReportData) -> list[Table]:
             [
                 name_mode(data, read_text(item.get("mode"))),
                 needed,
-                _write_range(
-                    read_number(item.get("low")), read_number(item.get("high"))
-                ),
+                _write_range(item),
             ]
         )
     tables = [
@@ -330,12 +323,15 @@ def list_efficiency(data: ReportData) -> list[Table]:
     return [table for table in tables if table]
 
 
-def _write_range(low: float | None, high: float | None) -> str:
+def _write_range(item: Item) -> str:
+    low, high = read_number(item.get("low")), read_number(item.get("high"))
     if low is not None and high is not None:
         return f"{low:,.3g} to {high:,.3g}"
     if low is not None:
         return f"{low:,.3g} or more"
-    return MISSING if high is None else f"{high:,.3g} or fewer"
+    if high is not None:
+        return f"{high:,.3g} or fewer"
+    return "open at both ends" if item.get("has_interval") else MISSING
 
 
 def list_runs(data: ReportData) -> Table | None:

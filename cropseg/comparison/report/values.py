@@ -15,6 +15,7 @@ MISSING: Final = "\N{EN DASH}"
 _MINUTE_S: Final = 60
 _HOUR_S: Final = 3600
 _LEAST_P: Final = 0.001
+_LEAST_CHANCE: Final = 0.01
 _MIB: Final = 2**20
 _GIB: Final = 2**30
 _COLOR: Final = re.compile(r"#[0-9a-fA-F]{6}")
@@ -39,6 +40,13 @@ def read_interval(value: Any) -> tuple[float, float] | None:
         return None
     low, high = read_number(value[0]), read_number(value[1])
     return None if low is None or high is None else (low, high)
+
+
+def read_bar(item: Mapping[str, Any]) -> tuple[float, float] | None:
+    """Return a mode's interval, or where it has none the range of its draws."""
+    return read_interval(item.get("interval")) or read_interval(
+        [item.get("miou_low"), item.get("miou_high")]
+    )
 
 
 def read_list(value: Any) -> list[Any]:
@@ -139,6 +147,19 @@ def write_percent(value: Any) -> str:
     """Write a share from 0 to 1 in per cent."""
     number = read_number(value)
     return MISSING if number is None else f"{number:.0%}"
+
+
+def write_chance(value: Any) -> str:
+    """Write an estimated probability, which is never quite 0 or 1.
+
+    Example:
+        >>> write_chance(0.5), write_chance(0.9996), write_chance(0.0)
+        ('50%', '> 99%', '< 1%')
+    """
+    number = read_number(value)
+    if number is None or _LEAST_CHANCE <= number <= 1 - _LEAST_CHANCE:
+        return write_percent(number)
+    return "< 1%" if number < _LEAST_CHANCE else "> 99%"
 
 
 def write_seconds(value: Any) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from cropseg.evaluation.intervals import MIN_DRAWS
 from cropseg.sites.budget import Budget, parse_budget
 from cropseg.transfer.modes import name_mode
 
@@ -119,6 +120,8 @@ def _write_difference(
         f"{_write_p(found['p_holm'])} after correction for {budget['num_tests']} "
         f"test{'' if budget['num_tests'] == 1 else 's'}), so "
     )
+    if found["significant"] and found["miou"] < 0:
+        return f"{text}over the draws that both have finished it is behind"
     if found["significant"]:
         return f"{text}the lead is more than chance"
     text += f"the two cannot be told apart by {method['num_blocks']} test blocks; "
@@ -135,7 +138,11 @@ def _explain_open(found: Summary | None, method: Summary) -> str:
         return str(method["why_no_interval"])
     if found is None:
         return "the two have no finished draw in common"
-    return "the scores do not vary"
+    num_draws = found["draws"]
+    return (
+        f"the two have {num_draws} finished draw{'' if num_draws == 1 else 's'} in "
+        f"common, and an interval needs {MIN_DRAWS}"
+    )
 
 
 def find_difference(budget: Summary, mode: str, against: str) -> dict[str, Any] | None:
@@ -212,6 +219,8 @@ def _write_interval(mode: Summary) -> str:
     if mode["runs"] == 1:
         return " (one run)"
     low, high = mode["miou_low"], mode["miou_high"]
+    if mode["draws"] == 1 and low == high:  # its folds are one score
+        return " (one run a fold)"
     return f" (lowest and highest {low:.3f} and {high:.3f})"
 
 

@@ -64,6 +64,8 @@ class ModeRuns:
     for every draw."""
     counts: NDArray[np.int64]
     """Confusion counts of the test, (D, S, B, C, C + 1)."""
+    num_asked: int
+    """Draws that were asked for; more than D where runs failed."""
     note: str = ""
     """What is left out, and why."""
 
@@ -103,6 +105,20 @@ def share_draws(modes: Iterable[ModeRuns]) -> list[int]:
     """
     seeing = [set(mode.draws) for mode in modes if mode.draws is not None]
     return sorted(set.intersection(*seeing)) if seeing else [0]
+
+
+def tell_spread(modes: Iterable[ModeRuns], draws: Sequence[int]) -> bool:
+    """Tell whether some draws of modes say how draws differ.
+
+    One that is left of several does not: an interval over its blocks alone would
+    stand beside those of other modes, and look as sure as they are.
+
+    Args:
+        modes: What modes have done. Those that see no labels have no draws to lose.
+        draws: Those of their draws that are used.
+    """
+    asked = [runs.num_asked for runs in modes if runs.draws is not None]
+    return len(draws) > 1 or max(asked, default=1) == 1
 
 
 class Collection:
@@ -153,14 +169,33 @@ class Collection:
         Args:
             budget: The budget.
         """
+        found = {
+            mode: self._collect_mode(mode, group)
+            for mode, group in self._group(budget).items()
+        }
+        return {mode: runs for mode, runs in found.items() if runs is not None}
+
+    def list_notes(self, budget: Budget, modes: Mapping[str, ModeRuns]) -> list[str]:
+        """Return what of a budget is left out, and why, as sentences.
+
+        Args:
+            budget: The budget.
+            modes: What `collect` returned for it.
+        """
+        notes = [
+            modes[mode].note
+            if mode in modes
+            else f"{mode} is left out, as a run of each of its draws failed."
+            for mode in self._group(budget)
+        ]
+        return [note for note in notes if note]
+
+    def _group(self, budget: Budget) -> dict[str, list[Result]]:
         grouped: dict[str, list[Result]] = {}
         for result in self._results:
             if result.cell.budget in (budget, None):
                 grouped.setdefault(result.cell.mode, []).append(result)
-        found = {
-            mode: self._collect_mode(mode, group) for mode, group in grouped.items()
-        }
-        return {mode: runs for mode, runs in found.items() if runs is not None}
+        return grouped
 
     def _find_blocks(self) -> dict[int | None, NDArray[np.int64]]:
         """Return the blocks that all runs of a fold were tested on.
@@ -216,6 +251,7 @@ class Collection:
             units=tuple(units),
             draws=tuple(sorted(whole)) if sees_labels else None,
             counts=counts.reshape(len(whole), num_seeds, *counts.shape[1:]),
+            num_asked=len(draws),
             note=note,
         )
 

@@ -8,11 +8,13 @@ labels asks about this budget alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 from cropseg.comparison.summary.answer import turn_difference
-from cropseg.comparison.summary.collect import ModeRuns, share_draws
+from cropseg.comparison.summary.collect import ModeRuns, share_draws, tell_spread
 from cropseg.evaluation.differences import (
+    Difference,
     adjust_holm,
     estimate_best,
     estimate_difference,
@@ -29,10 +31,10 @@ ALPHA: Final = 0.05
 """Below this corrected p-value a difference is called more than chance."""
 
 FAMILIES: Final = (
-    "over all tests at one budget, each pair of modes once, as who has that many "
+    "all tests at one budget, each pair of modes once, as who has that many "
     "labels asks about this budget alone; nothing is corrected over budgets"
 )
-"""What Holm's correction goes over, to stand after a colon."""
+"""What Holm's correction spans."""
 
 
 def compare_pairs(
@@ -47,11 +49,12 @@ def compare_pairs(
 
     Returns:
         A difference for each mode and each mode that it is held against, mode minus
-        `against`, and the number of tests. A pair that stands there in both directions
-        was tested once. `smallest_difference` is the true difference that a test at
-        this budget would find with a probability of 80 %; 1 where it would find none.
-        Where there are too few blocks for an interval, `low` to `smallest_difference`
-        are None.
+        `against`, over the `draws` that both have, and the number of tests. A pair
+        that stands there in both directions was tested once. `smallest_difference` is
+        the true difference that a test at this budget would find with a probability
+        of 80 %; 1 where it would find none.
+        Where there are too few blocks or draws for an interval, `low` to
+        `smallest_difference` are None.
     """
     by_mode = {item.mode: item for item in modes}
     against = [name for name in dict.fromkeys((*REFERENCES, leader)) if name in by_mode]
@@ -80,10 +83,11 @@ def _compare(
     draws = share_draws((one, other))
     if not draws:
         return None
-    found = estimate_difference(one.take_draws(draws), other.take_draws(draws), score)
+    found = subtract_runs(one, other, draws, score)
     return {
         "mode": one.mode,
         "against": other.mode,
+        "draws": len(draws),
         "miou": found.value,
         "low": None if found.low is None else max(-1.0, found.low),
         "high": None if found.high is None else min(1.0, found.high),
@@ -93,6 +97,28 @@ def _compare(
         "smallest_difference": None,
         "precision": found,
     }
+
+
+def subtract_runs(
+    one: ModeRuns, other: ModeRuns, draws: Sequence[int], score: ScoreFunction
+) -> Difference:
+    """Return the score of a mode minus that of another, paired over draws and blocks.
+
+    Args:
+        one: What a mode has done.
+        other: What the other one has done, with other labels perhaps.
+        draws: Draws that both have.
+        score: What is compared.
+
+    Returns:
+        The difference; without an interval where one draw is left of several.
+    """
+    found = estimate_difference(one.take_draws(draws), other.take_draws(draws), score)
+    if tell_spread((one, other), draws):
+        return found
+    return replace(
+        found, low=None, high=None, standard_error=None, dof=None, p_value=None
+    )
 
 
 def _correct(found: Sequence[dict[str, Any]]) -> int:
@@ -133,10 +159,10 @@ def compare_classes(
         draws = share_draws(modes[m] for m in (leader, against) if m in modes)
         if against not in modes or against == leader or not draws:
             continue
-        pair = [modes[mode].take_draws(draws) for mode in (leader, against)]
         classes = []
         for class_id, name in names.items():
-            one = estimate_difference(pair[0], pair[1], make_class_iou(class_id))
+            score = make_class_iou(class_id)
+            one = subtract_runs(modes[leader], modes[against], draws, score)
             ends = {"low": one.low, "high": one.high}
             classes.append({"name": name, "iou": one.value, **ends})
         found.append({"mode": leader, "against": against, "classes": classes})
@@ -151,6 +177,6 @@ def find_best(
     It says how the modes would rank with other labels and blocks, and is no test.
     """
     draws = share_draws(modes)
-    if not draws:
+    if not draws or not tell_spread(modes, draws):
         return {}
     return estimate_best({item.mode: item.take_draws(draws) for item in modes}, score)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cropseg.comparison.summary.answer import write_labels
 from cropseg.comparison.summary.collect import ModeRuns, share_draws
-from cropseg.evaluation.differences import estimate_difference
+from cropseg.comparison.summary.contrasts import subtract_runs
 from cropseg.evaluation.efficiency import find_crossing
 from cropseg.evaluation.intervals import ScoreFunction, estimate_score
 from cropseg.sites.budget import Budget
@@ -82,24 +82,23 @@ def _find_needed(
     draws = share_draws([goal, *(runs for _, runs in used)])
     if not draws:
         return None
-    target = goal.take_draws(draws)
-    found = [
-        estimate_difference(runs.take_draws(draws), target, score) for _, runs in used
-    ]
+    found = [subtract_runs(runs, goal, draws, score) for _, runs in used]
     lows = [item.low for item in found if item.low is not None]
     highs = [item.high for item in found if item.high is not None]
+    has_interval = len(lows) == len(highs) == len(found)
     needed = find_crossing(
         [budget.amount for budget, _ in used],
         [item.value for item in found],
-        lows if len(lows) == len(found) else None,
-        highs if len(highs) == len(found) else None,
+        lows if has_interval else None,
+        highs if has_interval else None,
     )
     smallest = used[0][0].amount
     return {
-        "target_miou": estimate_score(target, score).value,
+        "target_miou": estimate_score(goal.take_draws(draws), score).value,
         "reached": needed.reached,
         "labels": needed.labels,
         "is_at_most": needed.labels is not None and needed.labels <= smallest,
+        "has_interval": has_interval,
         "low": needed.low,
         "high": needed.high,
     }

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cropseg.comparison.results import BASELINES
-from cropseg.comparison.summary.collect import Arrays, Collection, ModeRuns, Unit
+from cropseg.comparison.summary.collect import (
+    Arrays,
+    Collection,
+    ModeRuns,
+    Unit,
+    tell_spread,
+)
 from cropseg.comparison.summary.forgetting import (
     SourceClasses,
     describe_forgetting,
@@ -25,6 +31,7 @@ from cropseg.evaluation.area import (
     estimate_areas,
     estimate_block_errors,
     explain_design,
+    find_unchecked_share,
 )
 from cropseg.evaluation.calibration import compute_calibration
 from cropseg.evaluation.fields import score_fields
@@ -66,10 +73,12 @@ class Facts:
     """Test blocks of all folds."""
     num_draws: int
     """Draws of the labels, or of one draw its seeds."""
+    draw_words: str
+    """What these are called, in the plural."""
     pixel_ha: float
     """Area of a pixel, in hectares."""
     has_random_blocks: bool
-    """Whether the test blocks were drawn at random, and one map covers them."""
+    """Whether the test blocks were drawn at random, and not by a person."""
     source: SourceClasses | None
     """What area 1's model scored there, where it was measured."""
 
@@ -79,13 +88,22 @@ class Facts:
         return self.why_no_interval is None
 
     @property
+    def interval(self) -> str:
+        """What intervals are over, or `range` where there are none."""
+        if not self.has_intervals:
+            return "range"
+        if self.num_draws == 1:
+            return "t over blocks"
+        return f"t over {self.draw_words} and blocks"
+
+    @property
     def why_no_interval(self) -> str | None:
         """Why there is the range alone, or None where there are intervals."""
         if self.num_blocks < MIN_BLOCKS:
             what = f"test block{'' if self.num_blocks == 1 else 's'}"
             return _ask_for_more(self.num_blocks, what, MIN_BLOCKS)
         if 1 < self.num_draws < MIN_DRAWS:
-            return _ask_for_more(self.num_draws, "draws", MIN_DRAWS)
+            return _ask_for_more(self.num_draws, self.draw_words, MIN_DRAWS)
         return None
 
     @property
@@ -125,23 +143,28 @@ def collect_facts(
     target = job.target
     known = find_known(job.source.card, target.classes)
     labels = collection.take_labels(len(target.classes))
+    num_draws, draw_words = _count_draws(job.record)
     return Facts(
         classes=target.classes,
         present=tuple(np.flatnonzero(labels.any(axis=(0, 2))).tolist()),
         known=frozenset(map(target.classes.names.index, known)),
         thin=frozenset(find_thin_classes(labels) if len(labels) else ()),
         num_blocks=collection.num_blocks,
-        num_draws=_count_draws(job.record),
+        num_draws=num_draws,
+        draw_words=draw_words,
         pixel_ha=target.gsd_m**2 / _M2_PER_HA,
         has_random_blocks=isinstance(target.split, BlockSplit | FoldSplit),
         source=source,
     )
 
 
-def _count_draws(record: Mapping[str, Any]) -> int:
-    """Return how many runs of a mode differ by chance: draws, or seeds of one draw."""
-    draws = int(record["draws"])
-    return draws if draws > 1 else int(record.get("seeds", 1))
+def _count_draws(record: Mapping[str, Any]) -> tuple[int, str]:
+    """Return how many runs of a mode differ by chance, and what they are called.
+
+    They are the draws, or of one draw its seeds.
+    """
+    draws, seeds = int(record["draws"]), int(record.get("seeds", 1))
+    return (draws, "draws") if draws > 1 else (seeds, "seeds of one draw")
 
 
 def _ask_for_more(found: int, what: str, needed: int) -> str:
@@ -166,7 +189,9 @@ def describe_mode(runs: ModeRuns, facts: Facts) -> dict[str, Any]:
         "miou_mean": float(np.mean(mious)),
         "miou_low": min(mious),
         "miou_high": max(mious),
-        "interval": _write_interval(estimate_score(runs.counts, facts.score), facts),
+        "interval": _write_interval(
+            estimate_score(runs.counts, facts.score), runs, facts
+        ),
         "known_miou": _estimate_mean(runs, known, facts),
         "firm_miou": (
             _estimate_mean(runs, list(facts.firm_names), facts) if facts.thin else None
@@ -192,9 +217,12 @@ def _flatten(counts: NDArray[np.int64]) -> NDArray[np.int64]:
     return counts.sum(axis=2).reshape(-1, *counts.shape[-2:])
 
 
-def _write_interval(estimate: Estimate, facts: Facts) -> list[float] | None:
-    """Return the interval within 0 and 1, or None where the modes have none."""
-    if not facts.has_intervals or estimate.low is None or estimate.high is None:
+def _write_interval(
+    estimate: Estimate, runs: ModeRuns, facts: Facts
+) -> list[float] | None:
+    """Return the interval within 0 and 1, or None where the mode has none."""
+    has_one = facts.has_intervals and tell_spread([runs], runs.draws or ())
+    if not has_one or estimate.low is None or estimate.high is None:
         return None
     return [max(0.0, estimate.low), min(1.0, estimate.high)]
 
@@ -206,7 +234,7 @@ def _estimate_mean(
     if not ids:
         return None
     estimate = estimate_score(runs.counts, make_mean_iou(ids))
-    return {"mean": estimate.value, "interval": _write_interval(estimate, facts)}
+    return {"mean": estimate.value, "interval": _write_interval(estimate, runs, facts)}
 
 
 def _describe_class(
@@ -221,7 +249,9 @@ def _describe_class(
     return {
         "name": name,
         "iou_mean": _mean([item.classes[index].iou for item in joined]),
-        "interval": None if index in facts.thin else _write_interval(estimate, facts),
+        "interval": (
+            None if index in facts.thin else _write_interval(estimate, runs, facts)
+        ),
         "precision": together.classes[index].precision,
         "recall": together.classes[index].recall,
         "num_pixels": joined[0].classes[index].num_pixels,
@@ -267,7 +297,7 @@ def describe_areas(runs: ModeRuns, facts: Facts) -> dict[str, Any] | None:
         runs: What a mode has done.
         facts: What is the same for all modes.
     """
-    mapped, areas, errors = [], [], []
+    mapped, areas, errors, unchecked = [], [], [], []
     for unit, counts in zip(runs.units, _join_units(runs.counts), strict=True):
         pixels = unit.join("test_mapped")
         if pixels is None or not pixels.any():
@@ -275,12 +305,18 @@ def describe_areas(runs: ModeRuns, facts: Facts) -> dict[str, Any] | None:
         total = pixels.sum(axis=0)
         mapped.append(total)
         areas.append(estimate_areas(counts.sum(axis=0), total, facts.pixel_ha))
+        unchecked.append(find_unchecked_share(counts.sum(axis=0), total))
         errors.append(estimate_block_errors(counts, total, facts.pixel_ha))
     labelled = runs.counts[0, 0].sum(axis=(0, 2))
     is_based, note = explain_design(
         has_random_blocks=facts.has_random_blocks,
         share_labelled=float(labelled.sum() / mapped[0].sum()),
     )
+    if any(unchecked):
+        note += (
+            f" {max(unchecked):.1%} of a map at most are classes that no label checks: "
+            "they stay as mapped."
+        )
     if len(runs.units[0].runs) > 1:
         is_based = False
         note += " Each fold has a model of its own, so this is no one map."

@@ -71,7 +71,7 @@ def summarize_comparison(
     facts = collect_facts(job, collection, source)
     found = [collection.collect(budget) for budget in job.budgets]
     budgets = [
-        _summarize_budget(budget, modes, facts)
+        _summarize_budget(budget, modes, facts, collection.list_notes(budget, modes))
         for budget, modes in zip(job.budgets, found, strict=True)
     ]
     _add_areas(budgets[-1], found[-1], facts)
@@ -96,7 +96,7 @@ def summarize_comparison(
 
 
 def _summarize_budget(
-    budget: Budget, modes: Mapping[str, ModeRuns], facts: Facts
+    budget: Budget, modes: Mapping[str, ModeRuns], facts: Facts, notes: list[str]
 ) -> dict[str, Any]:
     described = [describe_mode(runs, facts) for runs in modes.values()]
     described.sort(key=lambda item: -item["miou_mean"])
@@ -116,7 +116,7 @@ def _summarize_budget(
         "leader": leader,
         "answer": "",
         "num_tests": num_tests,
-        "notes": [runs.note for runs in modes.values() if runs.note],
+        "notes": notes,
         "modes": described,
         "differences": differences,
         "class_effects": effects,
@@ -189,14 +189,13 @@ def _describe_method(
     facts: Facts,
     budgets: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    smallest = [
-        item["smallest_difference"]
+    by_budget = [
+        {item["smallest_difference"] for item in budget["differences"]} - {None}
         for budget in budgets
-        for item in budget["differences"]
-        if item["smallest_difference"] is not None
     ]
+    smallest = [max(found) for found in by_budget if found]  # one for all its tests
     return {
-        "interval": "t over draws and blocks" if facts.has_intervals else "range",
+        "interval": facts.interval,
         "confidence": CONFIDENCE,
         "num_blocks": collection.num_blocks,
         "why_no_interval": facts.why_no_interval,
@@ -204,11 +203,11 @@ def _describe_method(
         "validation": job.record["validation"],
         "covers": _list_covered(job, facts),
         "does_not_cover": _list_uncovered(job, facts),
-        "smallest_difference": statistics.median(smallest) if smallest else None,
+        "smallest_difference": statistics.median_high(smallest) if smallest else None,
         "smallest_difference_of": (
             "The true difference that a test would find with a probability of 80 %, at "
             "a level of 0.05 shared among the tests at its budget, from the precision "
-            "of all of them together; the median over the budgets."
+            "of all of them together; the median over the budgets, of two the larger."
         ),
         "families": FAMILIES,
         "alpha": ALPHA,

@@ -377,7 +377,7 @@ def test_a_comparison_of_which_every_run_failed_has_a_page(make_folder):
     ("smallest", "sentence"),
     [
         (0.0412, "24 test blocks could have shown is 0.041"),
-        (1, "half of the tests could have shown no difference of mIoU, however large"),
+        (1, "no difference of mIoU could have been shown, however large"),
     ],
 )
 def test_the_smallest_difference_that_could_be_shown_is_told(
@@ -509,3 +509,23 @@ def test_cost_stands_against_gain_over_the_simplest_baseline(make_folder, modes,
     charts = re.findall(r"<svg[^>]*Gain against seconds.*?</svg>", page, re.DOTALL)
     assert len(charts) == 2
     assert all(f">{axis}</text>" in chart for chart in charts)
+
+
+def test_with_folds_no_block_is_called_unseen_by_all_runs(make_folder):
+    folder = make_folder(modes={"full": 0.6}, budgets=(4,), side=16)
+    path = folder / "summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8"))
+
+    before = flatten(read_page(folder).text)
+    path.write_text(json.dumps(summary | {"folds": 5}), encoding="utf-8")
+    text = flatten(read_page(folder).text)
+
+    assert "no run has seen" in before
+    assert "no run has seen" not in text
+    assert "the runs of this fold have not seen" in text
+
+
+def test_intervals_of_differences_are_not_called_corrected(large_folder):
+    text = flatten(read_page(large_folder).text)
+
+    assert "Intervals are of single differences, without it." in text

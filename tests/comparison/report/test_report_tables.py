@@ -153,3 +153,45 @@ def test_labels_needed_are_told_or_not_reached(folder):
     assert needed == {"full": "1.5", "zero_shot": "not reached"}
     ends = read_column(table, "95 % interval")
     assert ends == {"full": "1 to 3", "zero_shot": "2 or more"}
+
+
+def test_an_interval_of_labels_that_is_open_is_told_from_none(folder):
+    def edit(summary):
+        target = {"target": "t", "reached": False, "low": None, "high": None}
+        summary["label_efficiency"] = [
+            target | {"mode": "full", "has_interval": True},
+            target | {"mode": "zero_shot", "has_interval": False},
+            target | {"mode": "scratch", "has_interval": True, "low": 4.0},
+        ]
+
+    (table,) = list_efficiency(change(folder, edit))
+
+    assert read_column(table, "95 % interval") == {
+        "full": "open at both ends",
+        "zero_shot": "\N{EN DASH}",
+        "scratch": "4 or more",
+    }
+
+
+def test_bars_of_the_curves_that_are_no_intervals_are_told(folder):
+    def edit(summary):
+        summary["method"]["interval"] = "t over seeds of one draw and blocks"
+        summary["budgets"][0]["modes"][1]["interval"] = None
+
+    figure = draw_curves(change(folder, edit), is_wide=True)
+
+    expected = "95 % intervals over seeds of one draw and blocks, or go from the lowest"
+    assert expected in figure.caption
+
+
+def test_a_chance_is_never_quite_nothing_or_all(folder):
+    def edit(summary):
+        for item, chance in zip(
+            summary["budgets"][0]["modes"], (0.998, 0.002, 0.0), strict=True
+        ):
+            item["probability_best"] = chance
+
+    data = change(folder, edit)
+    found = read_column(list_scores(data, data.budgets[0]), "chance of being best")
+
+    assert list(found.values()) == ["> 99%", "< 1%", "< 1%"]

@@ -160,13 +160,16 @@ def test_every_option_of_the_commands_exists(make_folder):
     folder = make_folder(modes={"full": 0.6}, budgets=(4,))
     reuse = {"normalization": "target", "bands_from": "site", "gsd": "accept"}
     change_record(folder, until_flat=True, reuse=reuse | {"synonyms": {"a": ["b"]}})
+    change_record(folder, from_card={"bands": ["red", "nir"]})
 
-    text, _ = read_commands(folder)
+    text, notes = read_commands(folder)
 
     command = typer.main.get_command(app).commands["compare"]
     known = {name for option in command.params for name in option.opts}
     used = set(re.findall(r"--[a-z-]+", text))
     assert {"--accept-gsd", "--until-flat", "--synonyms", "--bands-from"} <= used
+    assert "--card" in used
+    assert any("`from_card`" in note for note in notes)
     assert used <= known
 
 

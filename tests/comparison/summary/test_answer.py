@@ -30,6 +30,7 @@ def make_mode(mode, miou, *, interval=(0.02, 0.02), runs=3):
         "miou_mean": miou,
         "miou_low": low,
         "miou_high": high,
+        "draws": runs,
         "runs": runs,
         "interval": interval and [miou - interval[0], miou + interval[1]],
     }
@@ -190,6 +191,25 @@ def test_a_single_run_has_no_range():
     modes = [make_mode("full", 0.45, interval=None, runs=1)]
 
     assert "0.450 (one run)" in answer_budget(make_budget(modes), FEW)
+
+
+def test_the_folds_of_one_draw_are_no_range():
+    mode = make_mode("full", 0.45, interval=None, runs=5)
+    mode |= {"draws": 1, "miou_low": 0.45, "miou_high": 0.45}
+
+    assert "0.450 (one run a fold)" in answer_budget(make_budget([mode]), FEW)
+
+
+def test_a_leader_that_is_behind_over_common_draws_has_no_lead():
+    budget = make_budget(
+        [make_mode("full", 0.5), make_mode("scratch", 0.4)],
+        [make_difference("full", "scratch", -0.05, 0.001)],
+    )
+
+    text = answer_budget(budget, METHOD)
+
+    assert "more than chance" not in text
+    assert text.endswith("so over the draws that both have finished it is behind.")
 
 
 def test_modes_without_a_draw_in_common_are_not_tested():

@@ -125,3 +125,26 @@ def test_budgets_without_a_finished_run_are_plotted_too(tmp_path, budgets):
 
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "a.svg").exists()
+
+
+def test_bars_that_are_not_all_intervals_are_told_apart(tmp_path, drawn):
+    budgets = make_budgets()
+    budgets[0]["modes"][1]["interval"] = None
+
+    plot_comparison(budgets, "title", tmp_path / "a.png")
+
+    label = drawn[0].axes[0].get_ylabel()
+    assert "95 % interval, else lowest and highest run" in label
+
+
+@pytest.mark.parametrize("num_budgets", [1, 2])
+def test_names_are_no_formulas(tmp_path, num_budgets):
+    budgets = make_budgets()[:num_budgets]
+    for budget in budgets:
+        budget["modes"][0]["mode"] = "freeze_layers:$a^$"
+
+    plot_comparison(budgets, "From $x^$", tmp_path / "a.png")
+
+    text = (tmp_path / "a.svg").read_text(encoding="utf-8")
+    assert "freeze_layers:$a^$" in text
+    assert "From $x^$" in text

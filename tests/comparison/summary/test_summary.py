@@ -282,6 +282,116 @@ def test_a_difference_uses_the_draws_that_both_have(made_up):
     assert summary["failed"] == ["scratch-4tiles-draw0"]
 
 
+def test_one_draw_that_is_left_of_several_has_no_interval_and_no_test(made_up):
+    made_up.add("zero_shot", None, quality=0.3)
+    for draw in range(3):
+        made_up.add("full", quality=0.8, draw=draw)
+        made_up.add("lp_ft", quality=0.75, draw=draw)
+    made_up.add("scratch", quality=0.5, draw=0)
+    for draw in (1, 2):
+        made_up.fail("scratch", draw=draw)
+
+    summary = made_up.summarize()
+
+    # Over blocks alone there would be one, which says nothing of other draws.
+    scratch = get_mode(summary, "scratch")
+    assert scratch["interval"] is scratch["known_miou"]["interval"] is None
+    assert all(item["interval"] is None for item in scratch["classes"])
+    assert get_mode(summary, "full")["interval"] is not None
+    assert get_mode(summary, "zero_shot")["interval"] is not None
+    assert all(
+        item["probability_best"] is None for item in summary["budgets"][0]["modes"]
+    )
+    for mode in ("full", "zero_shot"):
+        found = get_difference(summary, mode, "scratch")
+        assert (found["low"], found["p_value"], found["draws"]) == (None, None, 1)
+    assert get_difference(summary, "full", "zero_shot")["p_value"] is not None
+    (effect, _) = summary["budgets"][0]["class_effects"]
+    assert effect["against"] == "scratch"
+    assert all(item["low"] is None for item in effect["classes"])
+    assert summary["budgets"][0]["num_tests"] == 3
+
+
+def test_a_mode_of_which_every_draw_failed_is_told(made_up):
+    for draw in (0, 1):
+        made_up.add("full", draw=draw)
+        made_up.add("full", "8tiles", draw=draw)
+        made_up.fail("lp_ft", draw=draw)
+        made_up.add("lp_ft", "8tiles", draw=draw)
+
+    first, second = made_up.summarize()["budgets"]
+
+    assert [item["mode"] for item in first["modes"]] == ["full"]
+    assert first["notes"] == [
+        "lp_ft is left out, as a run of each of its draws failed."
+    ]
+    assert second["notes"] == []
+
+
+def test_a_lead_over_few_common_draws_says_how_many_they_are(made_up):
+    for draw in range(3):
+        made_up.add("full", quality=0.8, draw=draw)
+    made_up.fail("scratch", draw=0)
+    for draw in (1, 2):
+        made_up.add("scratch", quality=0.5, draw=draw)
+
+    answer = made_up.summarize()["answer"]
+
+    assert answer.endswith(
+        "stays open: the two have 2 finished draws in common, and an interval needs 3."
+    )
+
+
+@pytest.mark.parametrize(
+    ("draws", "seeds", "interval"),
+    [
+        (1, 1, "t over blocks"),
+        (1, 3, "t over seeds of one draw and blocks"),
+        (3, 1, "t over draws and blocks"),
+        (2, 3, "range"),
+    ],
+)
+def test_an_interval_is_called_what_it_is_over(made_up, draws, seeds, interval):
+    for draw in range(draws):
+        for repeat in range(seeds):
+            made_up.add("full", draw=draw, repeat=repeat)
+
+    summary = made_up.summarize()
+
+    assert summary["method"]["interval"] == interval
+    full = get_mode(summary, "full")
+    assert (full["interval"] is None) == (interval == "range")
+
+
+def test_the_range_of_two_seeds_is_not_called_one_of_draws(made_up):
+    for repeat in (0, 1):
+        made_up.add("full", repeat=repeat)
+
+    method = made_up.summarize()["method"]
+
+    assert method["why_no_interval"] == (
+        "there are 2 seeds of one draw, and an interval needs 3"
+    )
+
+
+def test_the_smallest_difference_is_the_median_over_budgets_not_over_tests(made_up):
+    rng = np.random.default_rng(3)
+    for draw in range(3):
+        for mode in ("full", "scratch"):
+            quality = rng.uniform(0.5, 0.9)  # of which little can be shown
+            made_up.add(mode, "2tiles", quality=quality, draw=draw)
+        for mode, quality in (("full", 0.8), ("scratch", 0.6), ("pixel_forest", 0.7)):
+            made_up.add(mode, "4tiles", quality=quality, draw=draw)
+
+    summary = made_up.summarize()
+
+    found = [
+        budget["differences"][0]["smallest_difference"] for budget in summary["budgets"]
+    ]
+    assert found[0] > 2 * found[1]
+    assert summary["method"]["smallest_difference"] == max(found)
+
+
 def test_few_blocks_have_no_interval_and_no_test(made_up):
     made_up.num_blocks = MIN_BLOCKS - 1
     for draw in (0, 1):
@@ -473,11 +583,26 @@ def test_folds_are_no_one_map(made_up):
     assert "no one map" in areas["note"]
 
 
+def test_mapped_classes_that_no_label_checks_are_told(made_up):
+    for draw, extra in ((0, 0), (1, 900)):
+        counts = made_up.make_counts(0.8, draw=draw)
+        counts[..., -1] = 0
+        mapped = counts.sum(axis=1)
+        mapped[:, -1] = extra  # mapped as other, where nothing is labelled
+        made_up.add("full", draw=draw, counts=counts, arrays={"test_mapped": mapped})
+
+    note = get_mode(made_up.summarize(), "full")["areas"]["note"]
+
+    share = mapped[:, -1].sum() / mapped.sum()
+    assert f"{share:.1%} of a map at most are classes that no label checks" in note
+
+
 def test_random_blocks_that_are_labelled_whole_are_design_based(made_up):
     counts = made_up.make_counts(0.8)
     made_up.add("full", counts=counts, arrays={"test_mapped": counts.sum(axis=1)})
     areas = get_mode(made_up.summarize(), "full")["areas"]
     assert areas["design_based"]
+    assert "no label checks" not in areas["note"]
 
     made_up.split = "regions"
     areas = get_mode(made_up.summarize(), "full")["areas"]
@@ -597,6 +722,33 @@ def test_labels_needed_are_those_of_a_mode_that_reaches_scratch(made_up):
     goal = get_mode(summary, "scratch", budget=1)["miou_mean"]
     assert found["full"]["target_miou"] == pytest.approx(goal)
     assert found["full"]["target"] == "scratch with 16 labelled tiles"
+
+
+def test_a_mode_that_is_sure_to_need_more_labels_is_not_said_to_need_fewer(made_up):
+    for draw in range(3):
+        for labels, scratch in (("4tiles", 0.4), ("16tiles", 0.6)):
+            made_up.add("scratch", labels, quality=scratch, draw=draw)
+            made_up.add("head_only", labels, quality=0.2, draw=draw)
+
+    (found,) = made_up.summarize()["label_efficiency"]
+
+    assert (found["reached"], found["has_interval"]) == (False, True)
+    assert (found["low"], found["high"]) == (16, None)
+
+
+def test_labels_needed_have_no_interval_over_one_draw_that_is_left(made_up):
+    for draw in range(3):
+        for labels, scratch in (("4tiles", 0.4), ("16tiles", 0.6)):
+            made_up.add("scratch", labels, quality=scratch, draw=draw)
+            if draw == 1:
+                made_up.add("full", labels, quality=scratch + 0.1, draw=draw)
+            else:
+                made_up.fail("full", labels, draw=draw)
+
+    (found,) = made_up.summarize()["label_efficiency"]
+
+    assert found["reached"]
+    assert (found["has_interval"], found["low"], found["high"]) == (False, None, None)
 
 
 def test_runs_that_did_not_converge_say_nothing_of_labels_needed(made_up):

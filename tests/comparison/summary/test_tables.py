@@ -53,6 +53,23 @@ def test_few_blocks_are_shown_with_lowest_and_highest(made_up, show):
     assert "pixel_forest not reached covers" in text
 
 
+def test_a_mode_without_an_interval_has_no_range_in_its_place(made_up, show):
+    for draw in range(3):
+        made_up.add("full", quality=0.8, draw=draw)
+        made_up.add("scratch", quality=0.7, draw=draw)
+    made_up.add("head_only", quality=0.6, draw=0)
+    for draw in (1, 2):
+        made_up.fail("head_only", draw=draw)
+
+    summary = made_up.summarize()
+    text = show(summary)
+
+    last = summary["budgets"][0]["modes"][-1]
+    assert last["mode"] == "head_only"
+    assert f"head_only {last['miou_mean']:.3f} - - " in text
+    assert "head_only not reached - - covers" in text
+
+
 def test_an_oracle_stands_in_the_title(made_up, show):
     made_up.add("full")
     made_up.record = {"validation": "oracle"}
