@@ -37,7 +37,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) cannot be run or is older than 3.11. Say which to use: make \
 	PYTHON=/path/to/python" >&2; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv .venv
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev]' -c constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev,openvino,onnx,cluster]' -c constraints.txt
 	@touch $@
 
 venv: $(INSTALLED) ## make .venv with everything in it, once
@@ -51,15 +51,15 @@ test: $(INSTALLED) ## run the tests that take seconds
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Tests in a browser skip where there is none. Root gets one where there is apt-get.
-test-slow: $(INSTALLED) ## run the tests that take minutes, and those in a browser
+test-slow: $(INSTALLED) ## run the tests that take minutes, in a browser, on workers
 	@command -v chromium >/dev/null || \
 	{ test "$$(id -u)" -eq 0 && command -v apt-get >/dev/null && \
 		apt-get update && apt-get install --yes chromium; } || \
 	echo 'There is no Chromium: the tests that need it are skipped.'
-	$(BIN)/python -m pytest -m 'slow or browser'
+	$(BIN)/python -m pytest -m 'slow or browser or cluster'
 
 test-jax: $(INSTALLED) ## run the transfer battery on JAX
-	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev,jax]' -c constraints.txt
+	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev,openvino,onnx,cluster,jax]' -c constraints.txt
 	KERAS_BACKEND=jax $(BIN)/python -m pytest tests/transfer/test_battery.py -m ""
 
 check: $(INSTALLED) ## lint, format, types, import order, spelling

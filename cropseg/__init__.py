@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cropseg.comparison.compare import compare_modes
     from cropseg.comparison.refit import refit_like
     from cropseg.inference.evaluate import evaluate_model
+    from cropseg.inference.export import export_model
     from cropseg.inference.predict import predict_scenes
     from cropseg.models.foreign import ForeignDescription
     from cropseg.training.train import train_site
@@ -29,6 +30,7 @@ _HOMES = {
     "advise_transfer": "cropseg.transfer.advice",
     "compare_modes": "cropseg.comparison.compare",
     "evaluate_model": "cropseg.inference.evaluate",
+    "export_model": "cropseg.inference.export",
     "find_learning_rate": "cropseg.transfer.find_rate",
     "predict_scenes": "cropseg.inference.predict",
     "refit_like": "cropseg.comparison.refit",
@@ -43,6 +45,7 @@ __all__ = [
     "advise_transfer",
     "compare_modes",
     "evaluate_model",
+    "export_model",
     "find_learning_rate",
     "open_site",
     "predict_scenes",

@@ -65,7 +65,9 @@ IMPORTS = [
 ]
 DECLARED = get_names(PROJECT["dependencies"])
 DISTRIBUTIONS = packages_distributions()
-OPTIONAL = get_names([*EXTRAS["openvino"], *EXTRAS["cluster"]])
+OPTIONAL = get_names(
+    [*EXTRAS["openvino"], *EXTRAS["cluster"], *EXTRAS["onnx"]],
+)
 
 
 def get_distributions(package: str) -> set[str]:

@@ -18,6 +18,7 @@ from cropseg.cli.check import check
 from cropseg.cli.compare import compare
 from cropseg.cli.demo import demo
 from cropseg.cli.evaluate import evaluate
+from cropseg.cli.export import export
 from cropseg.cli.find_lr import find_lr
 from cropseg.cli.inspect import inspect
 from cropseg.cli.modes import modes
@@ -40,6 +41,7 @@ COMMANDS = (
     compare,
     evaluate,
     predict,
+    export,
     inspect,
     modes,
     schema,

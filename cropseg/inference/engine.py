@@ -18,7 +18,11 @@ T = TypeVar("T")
 
 
 class Engine(Protocol):
-    """Runs a model on tiles of one shape."""
+    """Runs a model on tiles of one shape, or of a few.
+
+    What it makes of a tile depends on the tile alone: not on those before and after
+    it, nor on how many are under way.
+    """
 
     @property
     def name(self) -> str:
@@ -39,7 +43,8 @@ class Engine(Protocol):
 
         Args:
             tiles: Anything that tells a tile from others, and its raw values with
-                nodata filled, (height, width, bands). All have one shape.
+                nodata filled, (height, width, bands). Shapes should be few: each is
+                prepared for anew, and kept.
 
         Yields:
             The same, in the same order, with probabilities, (height, width, classes),
@@ -60,10 +65,16 @@ def stream_in_batches(
     *,
     batch_size: int,
 ) -> Iterator[tuple[T, npt.NDArray[np.float32]]]:
-    """Predict tiles a batch at a time, in order. The last batch holds the rest."""
+    """Predict tiles a batch at a time, in order.
+
+    A batch is smaller where the shape of the tiles changes after it, and at the end.
+    """
     keys: list[T] = []
     batch: list[npt.NDArray[np.float32]] = []
     for key, values in tiles:
+        if batch and values.shape != batch[0].shape:
+            yield from zip(keys, predict(batch), strict=True)
+            keys, batch = [], []
         keys.append(key)
         batch.append(values)
         if len(batch) == batch_size:

@@ -17,7 +17,7 @@ from cropseg.sites.raster import Pixels
 
 
 class KerasEngine:
-    """Runs a bundle on batches of tiles of one shape.
+    """Runs a bundle on batches of tiles of one shape, or of a few.
 
     A batch is always filled up to `batch_size`, so that one shape is traced once.
     """
@@ -39,6 +39,8 @@ class KerasEngine:
         self.precision = resolve_precision(precision)
         self._own = copy_with_precision(bundle.model, self.precision)
         self._model = compile_for_predict(find_twin(self._own, "predict"))
+        self._shape: tuple[int, ...] | None = None
+        self._functions: dict[tuple[int, ...], Any] = {}
 
     @property
     def takes_any_size(self) -> bool:
@@ -50,7 +52,7 @@ class KerasEngine:
         return fill_nodata(pixels, self.card)
 
     def predict(self, tiles: list[npt.NDArray[np.float32]]) -> npt.NDArray[Any]:
-        """Predict up to a batch of tiles.
+        """Predict up to a batch of tiles of one shape.
 
         Args:
             tiles: Raw values with nodata filled, each (height, width, bands).
@@ -61,7 +63,21 @@ class KerasEngine:
         batch = np.zeros((self.batch_size, *tiles[0].shape), np.float32)
         batch[: len(tiles)] = tiles
         copy_variables(self._own, self._model)
+        self._choose_function(batch.shape)
         return np.asarray(self._model.predict_on_batch(batch))[: len(tiles)]
+
+    def _choose_function(self, shape: tuple[int, ...]) -> None:
+        """Take a trace of its own for each shape.
+
+        TensorFlow would trace the second shape for tiles of any size, which fails
+        where a network interpolates (HAZARDS 18).
+        """
+        if shape == self._shape:
+            return
+        if self._shape is not None:
+            self._functions[self._shape] = self._model.predict_function
+            self._model.predict_function = self._functions.get(shape)
+        self._shape = shape
 
     def stream(
         self, tiles: Iterable[tuple[T, npt.NDArray[np.float32]]]

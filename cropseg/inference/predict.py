@@ -1,258 +1,294 @@
-"""Mapping scenes with a saved model."""
+"""Mapping scenes with a saved model: one, or thousands, and again what is missing.
+
+The folder remembers in `predict.yaml` what decides the pixels, and in its journal what
+became of every scene. So a call that was ended in any way is repeated, and goes on.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import tempfile
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-from rasterio.enums import Resampling
-
-from cropseg.errors import (
-    CropsegError,
-    PartialFailureError,
-    UsageError,
-    join_problems,
-)
-from cropseg.files import claim_out_dir, hash_file, hash_settings
-from cropseg.inference.keras_engine import KerasEngine
-from cropseg.inference.mosaic import predict_tiles
-from cropseg.inference.scenes import MappedScene, fit_scene
-from cropseg.inference.tile_shape import TileShape, choose_tile_shape
-from cropseg.inference.writer import write_class_map
-from cropseg.models.bundle import load_bundle
-from cropseg.models.card import Card, read_card
+from cropseg.errors import CropsegError, UsageError
+from cropseg.files import claim_out_dir, hash_file
+from cropseg.inference.agreement import Agreement
+from cropseg.inference.batch import map_scenes
+from cropseg.inference.drift import check_scene
+from cropseg.inference.engine import Engine
+from cropseg.inference.jobs import BandJob, BandResult, EngineSettings, SceneJob
+from cropseg.inference.options import MapOptions, ProductOptions
+from cropseg.inference.pipeline import RunJobs, run_jobs
+from cropseg.inference.planning import Planner
+from cropseg.inference.products import make_products
+from cropseg.inference.record import Recorder
+from cropseg.inference.scene_list import SceneRequest, list_scenes
+from cropseg.inference.tile_counter import TileCounter
+from cropseg.models.card import read_card
 from cropseg.progress import ShowProgress, show_nothing
-from cropseg.sites.classes import IGNORE
-from cropseg.sites.grid import Grid, Window
-from cropseg.sites.imagery import Image
-from cropseg.sites.location import Location, fingerprint_file
-from cropseg.sites.raster import open_raster
-from cropseg.sites.tiling import Tile, iterate_tiles
-from cropseg.sites.warp import warp_labels
+from cropseg.sites.location import Location, locate_file
 
 _log = logging.getLogger(__name__)
 
-_RETURN_PX = 1024
-_SCENE_TAG = "cropseg_scene"
+
+@dataclass(frozen=True, kw_only=True)
+class MappedBatch:
+    """What a call made, or found made."""
+
+    maps: tuple[Path, ...]
+    """The class maps, in the order of the scenes."""
+    products: tuple[Path, ...]
+    """What was made of them, or found made."""
+    num_mapped: int
+    """Scenes that were mapped now. Others were before."""
+    warnings: dict[str, tuple[str, ...]]
+    """What is odd about scenes, by name, if anything is."""
+    agreement: Agreement | None
+    """How far the engine is from float32, where it computes in less."""
 
 
-def predict_scenes(  # noqa: PLR0913 - keyword-only, and each is an option
+def predict_scenes(
     model_path: str | Path,
     image_paths: Sequence[str | Location],
     *,
     out_dir: str | Path,
-    tile_size: int | None = None,
-    batch_size: int = 2,
-    precision: str = "auto",
     overwrite: bool = False,
-    allow_remote: Collection[str] = (),
     show_progress: ShowProgress = show_nothing,
+    **options: Any,
 ) -> list[Path]:
     """Map whole scenes of any size.
 
     Calling it again with the same settings maps only the scenes that are missing or
-    changed.
+    changed, and goes on inside a large one.
 
     Args:
         model_path: A bundle.
-        image_paths: GeoTIFFs with the model's bands, in its order or named like them.
-            Those of another GSD are resampled to the model's, and their map back.
+        image_paths: What `list_scenes` takes: GeoTIFFs with the model's bands, in its
+            order or named like them, folders, patterns, lists.
         out_dir: Folder of the maps, `<scene>_classes.tif`.
-        tile_size: Side of the tiles with context; None for the default of 512.
-        batch_size: Tiles in a batch. It does not change the maps.
-        precision: auto, float32 or bfloat16.
         overwrite: Start again in a folder that holds other maps.
-        allow_remote: Hosts that images may be read from.
-        show_progress: Called with tiles done, tiles in all and the scene.
+        show_progress: Called with tiles done, tiles in all and the scene, from any
+            thread. While scenes are still to be opened, tiles in all is an estimate.
+        **options: Fields of `MapOptions` and `ProductOptions`.
 
     Returns:
         The maps: class ids of the model, uint8, 255 where a scene has no data, on
         the grid of their scene.
 
     Raises:
+        UsageError: If an option cannot be used.
         ModelError: If the only scene does not have the model's bands, or cannot be
             brought to its GSD.
         DataError: If the only scene cannot be read.
         PartialFailureError: If some of several scenes failed; the others are mapped.
         ConflictError: If the folder holds maps made with other settings.
+        ResourceError: If nothing can be written.
+
+    Example:
+        >>> predict_scenes("model.keras", ["scenes"], out_dir="maps", blend=True)
+        ... # doctest: +SKIP
     """
+    chosen, products = read_options(options)
+    batch = map_batch(
+        model_path,
+        [str(path) for path in image_paths],
+        out_dir=Path(out_dir),
+        options=chosen,
+        products=products,
+        overwrite=overwrite,
+        show_progress=show_progress,
+    )
+    return list(batch.maps)
+
+
+def map_batch(  # noqa: PLR0913 - keyword-only, and two of them are groups of options
+    model_path: str | Path,
+    texts: Sequence[str],
+    *,
+    out_dir: Path,
+    options: MapOptions,
+    products: ProductOptions,
+    overwrite: bool = False,
+    show_progress: ShowProgress = show_nothing,
+) -> MappedBatch:
+    """Map scenes, and say more of it than `predict_scenes`, which see."""
     card = read_card(model_path)
-    shape = choose_tile_shape(card.tile_multiple, size=tile_size)
-    scenes = [str(path) for path in image_paths]
-    _refuse_equal_names(scenes)
-    fitting, failures = _fit_scenes(scenes, card, allow_remote)
-    if failures and not fitting:  # before `overwrite` empties the folder
-        _raise_failures(failures, num_scenes=len(scenes))
+    planner = Planner(card, options, out_dir)
+    allow_remote = options.allow_remote
+    requests = list_scenes(texts, bands=card.stored_bands, allow_remote=allow_remote)
+    if products.parcels is not None:
+        locate_file(str(products.parcels), Path())  # before hours of work
     record = {
         "command": "predict",
         "model_sha256": hash_file(Path(model_path)),
-        "tile_size": shape.size,
-        "context": shape.context,
-        "precision": precision,
+        **options.describe_pixels(),
+        "region": planner.region.fingerprint if planner.region else None,
     }
-    folder = Path(out_dir)
-    maps = []
-    with claim_out_dir(folder, record, overwrite=overwrite, record="predict.yaml"):
-        todo = {}
-        for text, scene in fitting.items():
-            map_path = folder / f"{Path(text).stem}_classes.tif"
-            maps.append(map_path)
-            if _read_scene_tag(map_path) != _fingerprint(scene.image):
-                todo[map_path] = scene
-        if todo:
-            engine = KerasEngine(
-                load_bundle(model_path), batch_size=batch_size, precision=precision
-            )
-            failures |= _Mapper(engine, shape, todo, show_progress).map_all()
-        if failures:
-            _raise_failures(failures, num_scenes=len(scenes))
-    return maps
+    settings = EngineSettings(
+        model_path=Path(model_path),
+        engine=options.engine,
+        precision=options.precision,
+        batch_size=options.batch_size,
+        tile_size=planner.shape.size,
+        tta=options.tta,
+    )
+    _require_one(requests, planner, is_new=overwrite)  # before the folder is emptied
+    with claim_out_dir(out_dir, record, overwrite=overwrite, record="predict.yaml"):
+        batch = _Batch(planner, settings, show_progress)
+        num_mapped = batch.map_missing(requests)
+        names = [item.name for item in requests]
+        files, failures = make_products(
+            out_dir,
+            [planner.find_map(n) for n in names if n not in batch.recorder.failures],
+            products,
+            show_progress=show_progress,
+        )
+        batch.recorder.product_failures |= failures
+        batch.recorder.raise_failures(num_scenes=len(requests))
+        return MappedBatch(
+            maps=tuple(planner.find_map(name).classes_path for name in names),
+            products=files,
+            num_mapped=num_mapped,
+            warnings=batch.recorder.warnings,
+            agreement=batch.agreement,
+        )
 
 
-class _Mapper:
-    """Maps scenes one after the other with one engine."""
+def read_options(given: dict[str, Any]) -> tuple[MapOptions, ProductOptions]:
+    """Sort options by what they are about.
+
+    Raises:
+        UsageError: If one is unknown or cannot be used.
+    """
+    groups = (MapOptions, ProductOptions)
+    known = [{field.name for field in fields(group)} for group in groups]
+    unknown = sorted({*given}.difference(*known))
+    if unknown:
+        raise UsageError(
+            f"Unknown options: {', '.join(unknown)}. Expected some of "
+            f"{', '.join(sorted(set.union(*known)))}."
+        )
+    for name in ("region", "parcels"):
+        if given.get(name) is not None:
+            given = given | {name: Path(given[name])}
+    mapping, products = (
+        {k: v for k, v in given.items() if k in names} for names in known
+    )
+    return MapOptions(**mapping), ProductOptions(**products)
+
+
+def _require_one(
+    requests: Sequence[SceneRequest], planner: Planner, *, is_new: bool
+) -> None:
+    """Raise what is wrong with the scenes where none can be mapped."""
+    recorder = Recorder(planner.out_dir, planner.layers)
+    for request in requests:
+        try:
+            fingerprint = planner.fingerprint(request)
+            if not is_new and recorder.is_done(request.name, fingerprint):
+                return
+            planner.plan(request)
+            return
+        except CropsegError as error:
+            recorder.failures[request.name] = error
+    recorder.raise_failures(num_scenes=len(requests))
+
+
+class _Batch:
+    """Maps what is missing of a batch."""
 
     def __init__(
-        self,
-        engine: KerasEngine,
-        shape: TileShape,
-        scenes: dict[Path, MappedScene],
-        show_progress: ShowProgress,
+        self, planner: Planner, settings: EngineSettings, show_progress: ShowProgress
     ) -> None:
-        self._engine = engine
-        self._shape = shape
+        self.recorder = Recorder(planner.out_dir, planner.layers)
+        self.agreement: Agreement | None = None
+        self._planner, self._settings = planner, settings
         self._show_progress = show_progress
-        self._scenes = scenes
-        self._done = 0
-        self._total = sum(
-            sum(1 for _ in self._iterate(scene.image.grid)) for scene in scenes.values()
-        )
 
-    def map_all(self) -> dict[str, CropsegError]:
-        failures: dict[str, CropsegError] = {}
-        for map_path, scene in self._scenes.items():
-            try:
-                self._map(scene, map_path)
-            except CropsegError as error:
-                name = str(scene.image.path)
-                _log.info("%s: %s", name, error)  # raised when all are done
-                failures[name] = error
-        return failures
-
-    def _map(self, scene: MappedScene, map_path: Path) -> None:
-        card, image = self._engine.card, scene.image
-        tags = {_SCENE_TAG: _fingerprint(image), "site": card.site}
-        with write_class_map(map_path, image.native_grid, card, tags) as writer:
-            if not image.is_resampled:
-                for window, classes in self._predict(scene):
-                    writer.write(window, classes)
-                return
-            with tempfile.TemporaryFile(dir=map_path.parent) as file:
-                shape = (image.grid.height, image.grid.width)
-                at_gsd = np.memmap(file, np.uint8, "w+", shape=shape)
-                for window, classes in self._predict(scene):
-                    at_gsd[window.slices_in(image.grid.window)] = classes
-                for window, classes in _return_to_grid(at_gsd, image):
-                    writer.write(window, classes)
-
-    def _predict(
-        self, scene: MappedScene
-    ) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
-        grid = scene.image.grid
-        with scene.open() as reader:
-            tiles = self._iterate(grid)
-            for tile in predict_tiles(self._engine, reader, grid, tiles):
-                yield tile.window, tile.classes
-                self._done += 1
-                self._show_progress(self._done, self._total, scene.image.path.name)
-
-    def _iterate(self, grid: Grid) -> Iterator[Tile]:
-        return iterate_tiles(
-            grid.window,
-            core_size=self._shape.core_size,
-            context=self._shape.context,
-        )
-
-
-def _return_to_grid(
-    classes: npt.NDArray[np.uint8], image: Image
-) -> Iterator[tuple[Window, npt.NDArray[np.uint8]]]:
-    """Bring a map from the model's GSD back to the pixels of its scene."""
-
-    def read(window: Window) -> npt.NDArray[np.uint8]:
-        outer = window.grow(1)
-        inside = outer.clip(height=classes.shape[0], width=classes.shape[1])
-        found = np.full((outer.height, outer.width), IGNORE, np.uint8)
-        found[inside.slices_in(outer)] = classes[inside.slices_in(image.grid.window)]
-        return _widen(found)
-
-    native = image.native_grid
-    with image.open_native() as source:
-        for tile in iterate_tiles(native.window, core_size=_RETURN_PX):
-            window = tile.core.clip(height=native.height, width=native.width)
-            valid = source.read(window, range(image.num_bands)).valid
-            near = warp_labels(
-                read, image.grid, native, window, resampling=Resampling.nearest
+    def map_missing(self, requests: Sequence[SceneRequest]) -> int:
+        """Map the scenes that are not, and return how many were mapped."""
+        missing = [request for request in requests if not self._is_done(request)]
+        if not missing:
+            return 0
+        num_mapped = 0
+        counter = TileCounter(len(missing), self._show_progress)
+        options = self._planner.options
+        with contextlib.ExitStack() as stack:
+            if options.cluster is None:
+                engine = self._open_engine(missing)
+                run: RunJobs = partial(run_jobs, engine, show_tile=counter.count)
+            else:
+                if options.precision == "bfloat16":
+                    self._open_engine(missing)  # to compare it, once
+                run = stack.enter_context(self._open_cluster(options.cluster, counter))
+            results = map_scenes(
+                run,
+                self._plan_all(missing, counter),
+                in_parts=options.cluster is not None,
             )
-            yield window, np.where(valid, near, IGNORE).astype(np.uint8)
+            stack.enter_context(contextlib.closing(results))
+            for result in results:
+                counter.end(result.scene)
+                self.recorder.note(result)
+                num_mapped += result.error is None
+        return num_mapped
 
-
-def _widen(classes: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
-    """Give pixels without a class that of a neighbour, and cut the outermost ring off.
-
-    Where a scene is finer than the model's GSD, a pixel at the edge of its data may
-    lie in a larger one whose centre has no data.
-    """
-    height, width = classes.shape
-    widened = classes[1:-1, 1:-1].copy()
-    for row, col in ((1, 0), (1, 2), (0, 1), (2, 1), (0, 0), (0, 2), (2, 0), (2, 2)):
-        beside = classes[row : row + height - 2, col : col + width - 2]
-        np.copyto(widened, beside, where=widened == IGNORE)
-    return widened
-
-
-def _fit_scenes(
-    texts: Sequence[str], card: Card, allow_remote: Collection[str]
-) -> tuple[dict[str, MappedScene], dict[str, CropsegError]]:
-    fitting: dict[str, MappedScene] = {}
-    failures: dict[str, CropsegError] = {}
-    for text in texts:
+    def _is_done(self, request: SceneRequest) -> bool:
         try:
-            fitting[text] = fit_scene(text, card, allow_remote=allow_remote)
-        except CropsegError as error:
-            failures[text] = error
-    return fitting, failures
+            fingerprint = self._planner.fingerprint(request)
+        except CropsegError:
+            return False  # noted when its turn comes
+        return self.recorder.is_done(request.name, fingerprint)
 
+    def _open_engine(self, requests: Sequence[SceneRequest]) -> Engine:
+        """Load the model, and compare it with float32 where it computes in less."""
+        settings = self._settings
+        engine = replace(settings, tta=False).open()
+        self.recorder.require_engine(f"{engine.name} {engine.precision}")
+        if engine.precision != "float32":
+            from cropseg.inference.agreement import check_agreement
 
-def _raise_failures(failures: dict[str, CropsegError], *, num_scenes: int) -> None:
-    if num_scenes == 1:
-        raise next(iter(failures.values()))
-    problems = [f"{scene}: {error}" for scene, error in failures.items()]
-    title = f"{len(failures)} of {num_scenes} scenes failed, the rest are mapped"
-    raise PartialFailureError(join_problems(title, problems))
+            self.agreement = check_agreement(
+                engine,
+                settings.model_path,
+                self._planner.iterate_samples(requests),
+                min_agreement=self._planner.options.min_agreement,
+            )
+        return settings.finish(engine)
 
+    @contextlib.contextmanager
+    def _open_cluster(self, address: str, counter: TileCounter) -> Iterator[RunJobs]:
+        from cropseg.inference.cluster import open_cluster
 
-def _refuse_equal_names(scenes: Sequence[str]) -> None:
-    stems = [Path(scene).stem for scene in scenes]
-    repeated = sorted({stem for stem in stems if stems.count(stem) > 1})
-    if repeated:
-        raise UsageError(
-            f"Several scenes are named {', '.join(repeated)}, so their maps would "
-            "overwrite each other. Map them into different folders."
-        )
+        def count(jobs: Iterable[BandJob]) -> Iterator[BandResult]:
+            for result in run(jobs):
+                counter.count_band(result.job)
+                yield result
 
+        with open_cluster(
+            address,
+            self._settings,
+            show=_log.warning,
+            note_engine=self.recorder.require_engine,
+        ) as run:
+            yield count
 
-def _fingerprint(image: Image) -> str:
-    files = [[str(f.location), fingerprint_file(f.location)] for f in image.files]
-    return hash_settings(files)
-
-
-def _read_scene_tag(map_path: Path) -> str | None:
-    if not map_path.exists():
-        return None
-    with open_raster(map_path) as reader:
-        return reader.read_tags().get(_SCENE_TAG)
+    def _plan_all(
+        self, requests: Sequence[SceneRequest], counter: TileCounter
+    ) -> Iterator[SceneJob]:
+        """Fit scenes when their turn comes, in the thread that reads."""
+        for request in requests:
+            try:
+                job = self._planner.plan(request)
+                warnings = check_scene(job.scene)
+            except CropsegError as error:
+                self.recorder.note_failure(request.name, error)
+                counter.skip()
+                continue
+            self.recorder.note_warnings(request.name, warnings)
+            counter.begin(job)
+            yield job

@@ -1,16 +1,26 @@
-"""The one shape in which tiles are read and predicted."""
+"""The one shape in which the tiles of a scene are read and predicted."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 from cropseg.errors import UsageError
+from cropseg.sites.grid import Window
 
-DEFAULT_TILE_SIZE = 512
+DEFAULT_TILE_SIZE: Final = 512
 """Side of a tile with its context, in pixels."""
 
-DEFAULT_CONTEXT = 64
-"""Pixels of context around a core, on every side."""
+DEFAULT_CONTEXT: Final = 64
+"""Pixels of context around a core, on every side. See docs/performance.md."""
+
+SMALL_SCENES: Final = (128, 256, 384, 512)
+"""Scenes up to such a side, in pixels, are one tile. Few sizes, as an engine prepares
+itself for each."""
+
+SMALL_CONTEXT: Final = 32
+"""Pixels around a scene that is one tile. All of them mirror the scene, and tell
+nothing that is not in it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +43,7 @@ def choose_tile_shape(
     *,
     size: int | None = None,
     context: int | None = None,
+    scene: Window | None = None,
 ) -> TileShape:
     """Choose a tile shape that keeps tile origins on multiples of the stride.
 
@@ -40,10 +51,18 @@ def choose_tile_shape(
         multiple: What the network needs the side of a tile to be a multiple of.
         size: Side of a tile in pixels; the default is the multiple nearest to 512.
         context: Context in pixels; the default is 64, or a quarter of a small tile.
+        scene: The whole scene at the model's GSD. Where neither size nor context is
+            given, one of up to 512 pixels a side becomes one tile of the least of a
+            few sizes that holds it. So the shape depends on this scene alone, and not
+            on others that are mapped with it.
 
     Raises:
         UsageError: If a size is no multiple, or no core is left.
     """
+    if size is None and context is None and scene is not None:
+        shape = _choose_single_tile(multiple, scene)
+        if shape is not None:
+            return shape
     if size is None:
         size = max(1, round(DEFAULT_TILE_SIZE / multiple)) * multiple
     if context is None:
@@ -54,3 +73,12 @@ def choose_tile_shape(
             f"must be multiples of {multiple}, and a tile wider than two contexts."
         )
     return TileShape(size=size, context=context)
+
+
+def _choose_single_tile(multiple: int, scene: Window) -> TileShape | None:
+    context = SMALL_CONTEXT // multiple * multiple
+    for side in SMALL_SCENES:
+        if max(scene.height, scene.width) <= side:
+            core = -(-side // multiple) * multiple
+            return TileShape(size=core + 2 * context, context=context)
+    return None

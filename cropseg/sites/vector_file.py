@@ -93,7 +93,7 @@ def check_start(path: Path) -> None:
 def read_table(
     path: Path,
     *,
-    fields: Sequence[str],
+    fields: Sequence[str] | None,
     layer: str | None = None,
     crs: CRS | None = None,
 ) -> VectorTable:
@@ -101,7 +101,7 @@ def read_table(
 
     Args:
         path: A GeoPackage, GeoJSON, Shapefile, GeoParquet or CSV file, by its ending.
-        fields: The fields wanted.
+        fields: The fields wanted; None for all.
         layer: The layer, which a file with several must be given.
         crs: CRS of the columns `x` and `y` of a CSV file, which does not say it.
 
@@ -286,10 +286,9 @@ def _read_parquet(request: VectorRequest) -> VectorTable:
 def _to_table(request: VectorRequest, frame: Any) -> VectorTable:
     shapes = frame.geometry
     known = [str(name) for name in frame.columns if name != shapes.name]
-    require_names("field", request.fields, known, request.path)
     columns = {
         name: frame[name].astype(object).where(frame[name].notna(), None).tolist()
-        for name in request.fields
+        for name in request.choose_fields("field", known)
     }
     return VectorTable(columns=columns, shapes=shapes.to_numpy(), crs=frame.crs)
 

@@ -39,12 +39,22 @@ class VectorRequest:
 
     path: Path
     """The file."""
-    fields: Sequence[str]
-    """The fields wanted."""
+    fields: Sequence[str] | None
+    """The fields wanted, or None for all."""
     layer: str | None
     """The layer wanted, or None for the only one."""
     crs: CRS | None
     """CRS of the columns `x` and `y` of a CSV file."""
+
+    def choose_fields(self, noun: str, known: Sequence[str]) -> Sequence[str]:
+        """Return the fields to read, of those that the file has.
+
+        Raises:
+            DataError: If one is not there, or there twice.
+        """
+        names = known if self.fields is None else self.fields
+        require_names(noun, names, known, self.path)
+        return names
 
 
 def require_names(

@@ -22,7 +22,6 @@ from cropseg.sites.vector_table import (
     describe_damage,
     join_names,
     refuse_start,
-    require_names,
 )
 
 _DEGREES: Final = "EPSG:4326"
@@ -67,9 +66,9 @@ def read_geojson(request: VectorRequest) -> VectorTable:
             f"Feature {len(rows)} of {path}, from 0, is not as GeoJSON says: "
             f"{error!r}. Write the file again with ogr2ogr or QGIS."
         ) from error
-    require_names("field", request.fields, known, path)
+    fields = request.choose_fields("field", known)
     return VectorTable(
-        columns={name: [row.get(name) for row in rows] for name in request.fields},
+        columns={name: [row.get(name) for row in rows] for name in fields},
         shapes=_to_array(shapes),
         crs=_get_geojson_crs(document, path),
     )
@@ -114,7 +113,7 @@ def read_csv(request: VectorRequest) -> VectorTable:
             f"{path} has the columns {join_names(known)}; expected `lon` and `lat` in "
             "degrees, or `x` and `y` in the image's CRS, with commas between."
         )
-    require_names("column", request.fields, known, path)
+    fields = request.choose_fields("column", known)
     places, problems = [], []
     for number, row in enumerate(rows):
         try:
@@ -125,7 +124,7 @@ def read_csv(request: VectorRequest) -> VectorTable:
         title = f"{path} has {len(problems)} place(s) that cannot be read"
         raise DataError(join_problems(title, problems[:MAX_LISTED]))
     return VectorTable(
-        columns={name: [row[name] for row in rows] for name in request.fields},
+        columns={name: [row[name] for row in rows] for name in fields},
         shapes=_to_array([place and shapely.Point(place) for place in places]),
         crs=_DEGREES if pairs[0] == ("lon", "lat") else request.crs,
     )

@@ -8,10 +8,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rasterio
+from affine import Affine
 
+from cropseg.inference import jobs
 from cropseg.inference.engine import stream_in_batches
+from cropseg.inference.jobs import SceneJob
+from cropseg.inference.scene_list import SceneRequest
+from cropseg.inference.scenes import fit_scene
+from cropseg.inference.tile_shape import TileShape
 from cropseg.models.bundle import Bundle, load_bundle, save_bundle
-from cropseg.models.card import CardClass, Lineage
+from cropseg.models.card import Card, CardClass, Lineage
 from cropseg.sites.site import Site, open_site
 
 
@@ -94,3 +101,112 @@ class ThresholdEngine:
 def make_engine() -> type[ThresholdEngine]:
     """An engine that needs no Keras; see `ThresholdEngine`."""
     return ThresholdEngine
+
+
+@pytest.fixture
+def seven_classes() -> Card:
+    """The card of `ThresholdEngine`: one band, seven classes, pixels of 1 m."""
+    classes = tuple(
+        CardClass(name=f"crop {i}", color=f"#{i:02x}a0{i:02x}", train_pixels=1)
+        for i in range(7)
+    )
+    return Card(
+        site="area_1",
+        classes=classes,
+        bands=("red",),
+        gsd_m=1.0,
+        architecture="unet",
+        encoder="classic_tiny",
+        tile_size=32,
+        tile_multiple=4,
+        band_mean=(0.0,),
+        band_std=(1.0,),
+        nodata_fill=(0.0,),
+        stages=(),
+        seed=0,
+        lineage=Lineage(mode="train"),
+        fingerprint="of the site",
+        weights_sha256="of the weights",
+        versions={},
+    )
+
+
+@pytest.fixture
+def make_job(seven_classes, write_raster, tmp_path) -> Callable[..., SceneJob]:
+    """Return a function that writes a scene and returns its job.
+
+    Values are random whole numbers. Those of the scene's name, by which a map is
+    compared, can be had from `read_values`.
+    """
+
+    def make(name, height, width, *, gsd_m=1.0, holes=(), **options):
+        seed = sum(map(ord, name))
+        values = np.random.default_rng(seed).integers(1, 999, (height, width), "int16")
+        for hole in holes:
+            values[hole] = -1
+        where = Affine(gsd_m, 0, 600_005, 0, -gsd_m, 5_200_003)
+        path = tmp_path / "scenes" / f"{name}.tif"
+        write_raster(path, values, nodata=-1, transform=where)
+        options = {
+            "shape": TileShape(size=32, context=8),
+            "out_dir": tmp_path / "maps",
+            "fingerprint": "0123456789ab",
+        } | options
+        request = SceneRequest(name=name, files=(str(path),))
+        scene = fit_scene(request, seven_classes)
+        return SceneJob(name=name, scene=scene, **options)
+
+    return make
+
+
+@pytest.fixture
+def read_values() -> Callable[[SceneJob], np.ndarray]:
+    """Return a function that reads the values of a job's scene, (height, width)."""
+
+    def read(job):
+        with rasterio.open(job.scene.image.path) as scene:
+            return scene.read(1)
+
+    return read
+
+
+@pytest.fixture
+def read_layer() -> Callable[..., np.ndarray]:
+    """Return a function that reads what a finished file of a job stores."""
+
+    def read(job, number=0):
+        with rasterio.open(job.get_path(job.layers[number])) as found:
+            return np.moveaxis(found.read(), 0, -1)
+
+    return read
+
+
+@pytest.fixture
+def small_bands(monkeypatch) -> None:
+    """Let a band have one row of tiles, so that tiny scenes have several."""
+    monkeypatch.setattr(jobs, "BAND_PIXELS", 1)
+
+
+@pytest.fixture(scope="session")
+def convert_here():
+    """Stands in for `engine_cache._convert`: converts in this process, in a second."""
+    from cropseg.inference import convert
+
+    def run(model_path: Path, folder: Path) -> None:
+        if not (folder / "network.xml").exists():
+            assert convert.main(str(model_path), str(folder)) == 0
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def converted_path(model_path: Path, convert_here) -> Path:
+    """The model of `model_path`, with its engine for OpenVINO kept beside it."""
+    pytest.importorskip("openvino")
+    from cropseg.inference import engine_cache
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_cache, "_convert", convert_here)
+        cache = engine_cache.open_openvino_cache(model_path)
+        with engine_cache.open_network(cache):
+            return model_path

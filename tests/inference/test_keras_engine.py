@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from cropseg.inference.keras_engine import KerasEngine
-from cropseg.runtime import share_between_runs
+from cropseg.models.bundle import Bundle
+from cropseg.runtime import keras, share_between_runs
 from cropseg.sites.raster import Pixels
 
 
@@ -100,3 +101,25 @@ def test_engines_that_share_a_trace_predict_with_their_own_weights(
             found = engines[index].predict(tiles[:2])
             np.testing.assert_array_equal(found, expected[index])
     assert (expected[0] != expected[1]).any()
+
+
+def test_tiles_of_several_shapes_are_batched_apart_and_stay_in_order(bundle, tiles):
+    mixed = [tiles[0], tiles[1], tiles[2], tiles[0][:, :16], tiles[1][:, :16], tiles[1]]
+    one = KerasEngine(bundle, batch_size=1, precision="float32")
+    expected = [one.predict([tile])[0] for tile in mixed]
+    engine = KerasEngine(bundle, batch_size=2, precision="float32")
+    found = list(engine.stream(enumerate(mixed)))
+    assert [key for key, _ in found] == list(range(len(mixed)))
+    for (_, ours), theirs in zip(found, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_network_that_interpolates_takes_a_second_shape(bundle):
+    pixels = keras.Input((None, None, 5))
+    upsampled = keras.layers.UpSampling2D(2, interpolation="bilinear")(pixels)
+    model = keras.Model(pixels, upsampled)
+    engine = KerasEngine(Bundle(model=model, card=bundle.card), batch_size=1)
+    for shape in ((8, 4, 5), (4, 12, 5), (8, 4, 5)):
+        tile = np.random.default_rng(0).normal(size=shape).astype("float32")
+        found = engine.predict([tile])[0]
+        np.testing.assert_allclose(found, model(tile[None])[0], atol=1e-6)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cropseg.errors import UsageError
+from cropseg.errors import ModelError, UsageError
 from cropseg.inference.keras_engine import KerasEngine
-from cropseg.inference.mosaic import predict_tiles
+from cropseg.inference.mosaic import PredictedTile, predict_area, predict_tiles
 from cropseg.inference.tile_shape import choose_tile_shape
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.grid import Window
@@ -210,3 +210,65 @@ def test_the_class_map_does_not_depend_on_the_batch_size(size, site, bundle):
     assert len(np.unique(maps[0])) >= 3  # two classes or more, and 255
     np.testing.assert_array_equal(maps[1], maps[0])
     np.testing.assert_array_equal(maps[2], maps[0])
+
+
+def test_where_no_class_is_wanted_a_pixel_is_255_and_still_context(
+    write_scene, make_engine
+):
+    path, _ = write_scene(35, 47, [np.s_[3:9, 10:12]])
+    engine = make_engine(radius=RADIUS)
+    shape = choose_tile_shape(8, size=32)
+    whole, _ = predict_scene(engine, path, shape)
+    wanted = np.zeros((35, 47), bool)
+    wanted[2:11, 9:17] = True
+    engine = make_engine(radius=RADIUS)
+    with open_raster(path) as reader:
+        grid = reader.header.grid
+        bands = OneBand(reader)
+        found = np.full((35, 47), 99, "uint8")
+        for tile in predict_area(
+            engine,
+            bands,
+            grid,
+            grid.window,
+            shape=shape,
+            keep=lambda window: wanted[window.slices_in(grid.window)],
+        ):
+            found[tile.window.slices_in(grid.window)] = tile.classes
+    np.testing.assert_array_equal(found, np.where(wanted, whole, IGNORE))
+    assert len(bands.windows) == sum(engine.batches) == 2  # of nine tiles
+
+
+@given(
+    num_classes=st.integers(1, 9),
+    seed=st.integers(0, 99),
+    dtype=st.sampled_from(["float32", "float64"]),
+)
+def test_the_class_is_the_first_of_the_highest_probability(num_classes, seed, dtype):
+    rng = np.random.default_rng(seed)
+    steps = rng.integers(0, 4, (6, 5, num_classes)) / 4  # with many ties
+    probabilities = steps.astype(dtype)
+    valid = rng.random((6, 5)) < 0.8
+    tile = PredictedTile(
+        window=Window(row=0, col=0, height=6, width=5),
+        valid=valid,
+        probabilities=probabilities,
+    )
+    best = np.where(valid, probabilities.argmax(axis=-1), IGNORE)
+    np.testing.assert_array_equal(tile.classes, best)
+    highest = np.where(valid, probabilities.max(axis=-1), 0)
+    np.testing.assert_array_equal(tile.confidence, highest)
+
+
+@pytest.mark.parametrize("position", [0, 2])
+def test_a_probability_that_is_not_a_number_is_no_class(position):
+    probabilities = np.full((2, 2, 3), 0.3, "float32")
+    probabilities[1, 0, position] = np.nan
+    window = Window(row=4, col=8, height=2, width=2)
+    valid = np.ones((2, 2), bool)
+    tile = PredictedTile(window=window, valid=valid, probabilities=probabilities)
+    with pytest.raises(ModelError, match="not numbers, from row 4, column 8"):
+        _ = tile.classes
+    valid[1, 0] = False  # what a model makes of no data is nobody's concern
+    tile = PredictedTile(window=window, valid=valid, probabilities=probabilities)
+    assert tile.classes.tolist() == [[0, 0], [IGNORE, 0]]

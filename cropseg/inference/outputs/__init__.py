@@ -1,0 +1,1 @@
+"""What a map consists of, and what is made of finished maps."""
