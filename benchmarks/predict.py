@@ -292,7 +292,7 @@ def map_scenes(
     Opening the engine is timed apart: it is done once, whatever is mapped.
     """
     import cropseg
-    from cropseg.inference.jobs import EngineSettings
+    from cropseg.inference.mapping.jobs import EngineSettings
     from cropseg.memory import read_memory, read_peak_memory, reset_peak_memory
 
     opened: dict[str, Any] = {}
@@ -336,7 +336,7 @@ def time_tiles(engine: Any, *, num_tiles: int) -> float:
     """Return the seconds that the bare engine takes for a tile of the default."""
     if not num_tiles:
         return 0.0
-    from cropseg.inference.tile_shape import choose_tile_shape
+    from cropseg.inference.tiles.tile_shape import choose_tile_shape
 
     size = choose_tile_shape(engine.card.tile_multiple).size
     rng = np.random.default_rng(0)
@@ -349,7 +349,7 @@ def time_tiles(engine: Any, *, num_tiles: int) -> float:
 
 def count_pixels(out_dir: Path) -> tuple[int, int]:
     """Return the pixels of all maps, and the tiles of the default shape they took."""
-    from cropseg.inference.tile_shape import choose_tile_shape
+    from cropseg.inference.tiles.tile_shape import choose_tile_shape
 
     core = choose_tile_shape(32).core_size
     pixels = tiles = 0
@@ -364,7 +364,7 @@ def start(
     *, model: str, engine: str, precision: str, started_at: float, **_: Any
 ) -> dict[str, Any]:
     """Open an engine that is cached, and predict a tile."""
-    from cropseg.inference.jobs import EngineSettings
+    from cropseg.inference.mapping.jobs import EngineSettings
 
     settings = EngineSettings(
         model_path=Path(model), engine=engine, precision=precision, tile_size=512

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from cropseg.comparison.compare import compare_modes
     from cropseg.comparison.refit import refit_like
     from cropseg.inference.evaluate import evaluate_model
-    from cropseg.inference.export import export_model
-    from cropseg.inference.predict import predict_scenes
+    from cropseg.inference.export.conversion import export_model
+    from cropseg.inference.mapping.predict import predict_scenes
     from cropseg.models.foreign import ForeignDescription
     from cropseg.training.train import train_site
     from cropseg.transfer.advice import advise_transfer
@@ -30,9 +30,9 @@ _HOMES = {
     "advise_transfer": "cropseg.transfer.advice",
     "compare_modes": "cropseg.comparison.compare",
     "evaluate_model": "cropseg.inference.evaluate",
-    "export_model": "cropseg.inference.export",
+    "export_model": "cropseg.inference.export.conversion",
     "find_learning_rate": "cropseg.transfer.find_rate",
-    "predict_scenes": "cropseg.inference.predict",
+    "predict_scenes": "cropseg.inference.mapping.predict",
     "refit_like": "cropseg.comparison.refit",
     "train_site": "cropseg.training.train",
     "transfer_to_site": "cropseg.transfer.transfer",

@@ -16,6 +16,10 @@ import tempfile
 from collections.abc import Hashable, Iterator
 from typing import Any
 
+# TensorFlow shows its SQLite to all libraries, and it has fewer functions than GDAL's.
+# If it is loaded first, GDAL reads with a mixture of both: some GeoPackages crash it.
+import pyogrio  # noqa: F401
+
 _log = logging.getLogger(__name__)
 
 

@@ -19,11 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 import cropseg
-from cropseg.inference import blend
-from cropseg.inference.keras_engine import KerasEngine
-from cropseg.inference.mosaic import PredictedTile, predict_tiles
-from cropseg.inference.tile_shape import DEFAULT_CONTEXT, TileShape
-from cropseg.inference.tta import AugmentedEngine
+from cropseg.inference.engines.keras_engine import KerasEngine
+from cropseg.inference.engines.tta import AugmentedEngine
+from cropseg.inference.tiles import blend
+from cropseg.inference.tiles.mosaic import PredictedTile, predict_tiles
+from cropseg.inference.tiles.tile_shape import DEFAULT_CONTEXT, TileShape
 from cropseg.models.bundle import load_bundle
 from cropseg.models.card import fit_site_to_card
 from cropseg.sites.classes import IGNORE

@@ -9,11 +9,11 @@ import typer
 
 from cropseg.cli.options import Model, Overwrite, Seed, TileSize
 from cropseg.cli.show import Output, console
-from cropseg.inference.export_formats import EXPORT_FORMATS, check_export_path
+from cropseg.inference.export.formats import EXPORT_FORMATS, check_export_path
 from cropseg.models.card import read_card
 
 if TYPE_CHECKING:
-    from cropseg.inference.export import Export
+    from cropseg.inference.export.conversion import Export
 
 
 def export(
@@ -32,7 +32,7 @@ def export(
     del seed
     check_export_path(out, file_format)
     read_card(model)
-    from cropseg.inference.export import export_model
+    from cropseg.inference.export.conversion import export_model
 
     done = export_model(
         model, out, file_format=file_format, tile_size=tile_size, overwrite=overwrite

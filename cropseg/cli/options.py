@@ -17,14 +17,10 @@ from typing import Annotated, Any
 import typer
 
 from cropseg.errors import UsageError
+from cropseg.inference.engines.engine import PRECISIONS
 from cropseg.models.foreign import ForeignDescription
 from cropseg.sites.site import Site, open_site
-from cropseg.training.settings import (
-    LOSSES,
-    PRECISIONS,
-    ReadKey,
-    read_settings_file,
-)
+from cropseg.training.settings import LOSSES, ReadKey, read_settings_file
 from cropseg.transfer.normalization import NORMALIZATIONS
 from cropseg.transfer.target import ReuseOptions, read_synonyms
 

@@ -11,12 +11,10 @@ import typer
 from cropseg.cli.options import AllowRemote, Model, Out, Overwrite, Seed, TileSize
 from cropseg.cli.show import Output, console
 from cropseg.files import check_out_dir
-from cropseg.inference.options import (
-    ENGINES,
-    MIN_AGREEMENT,
+from cropseg.inference.engines.engine import ENGINES, MIN_AGREEMENT, PRECISIONS
+from cropseg.inference.mapping.options import (
     OUTPUT_GRIDS,
     POLYGON_FORMATS,
-    PRECISIONS,
     MapOptions,
     ProductOptions,
 )
@@ -166,7 +164,7 @@ def predict(
     options, made = MapOptions(**given), ProductOptions(**asdict(products))
     check_out_dir(out)
     read_card(model)
-    from cropseg.inference.predict import map_batch
+    from cropseg.inference.mapping.predict import map_batch
 
     with output.open_progress() as show_progress:
         batch = map_batch(

@@ -20,7 +20,7 @@ from cropseg.comparison.prepare import prepare_forest
 from cropseg.files import claim_out_dir
 from cropseg.inference.evaluate import evaluate_predictor
 from cropseg.inference.measure import Panel, Prediction
-from cropseg.inference.tile_shape import DEFAULT_TILE_SIZE, TileShape
+from cropseg.inference.tiles.tile_shape import DEFAULT_TILE_SIZE, TileShape
 from cropseg.memory import read_peak_memory, reset_peak_memory
 from cropseg.models.card import Card
 from cropseg.runtime import count_cores

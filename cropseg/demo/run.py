@@ -11,7 +11,7 @@ from cropseg.comparison.refit import refit_like
 from cropseg.demo.areas import write_areas
 from cropseg.demo.picture import draw_map
 from cropseg.files import claim_out_dir
-from cropseg.inference.predict import predict_scenes
+from cropseg.inference.mapping.predict import predict_scenes
 from cropseg.models.card import read_card
 from cropseg.progress import ShowProgress, show_nothing
 from cropseg.sites.site import open_site

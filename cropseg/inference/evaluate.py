@@ -16,10 +16,10 @@ import numpy.typing as npt
 from cropseg.errors import DataError, ModelError
 from cropseg.evaluation.plots import plot_confusion, write_confusion_csv
 from cropseg.files import claim_out_dir, hash_file, write_json
-from cropseg.inference.keras_engine import KerasEngine
+from cropseg.inference.engines.keras_engine import KerasEngine
 from cropseg.inference.measure import Evaluation, Panel, Prediction, Tally
-from cropseg.inference.mosaic import predict_tiles
-from cropseg.inference.tile_shape import TileShape, choose_tile_shape
+from cropseg.inference.tiles.mosaic import predict_tiles
+from cropseg.inference.tiles.tile_shape import TileShape, choose_tile_shape
 from cropseg.models.bundle import Bundle, load_bundle
 from cropseg.models.card import Card, fit_site_to_card, match_card_classes
 from cropseg.sites.classes import IGNORE, ClassMap

@@ -12,6 +12,7 @@ from typing import Any, Self
 import yaml
 
 from cropseg.errors import UsageError, join_problems
+from cropseg.inference.engines.engine import PRECISIONS
 from cropseg.sites.site import Site
 
 LOSSES: Mapping[str, tuple[str, ...]] = {
@@ -22,9 +23,6 @@ LOSSES: Mapping[str, tuple[str, ...]] = {
     "focal_dice": ("focal", "dice"),
 }
 """What `--loss` takes, and the terms of `losses.py` that each loss adds up."""
-
-PRECISIONS = ("auto", "float32", "bfloat16")
-"""What a forward and backward pass may compute in."""
 
 
 @dataclass(frozen=True, kw_only=True)

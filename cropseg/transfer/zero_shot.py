@@ -11,7 +11,7 @@ import numpy.typing as npt
 from cropseg.errors import ModelError
 from cropseg.evaluation.confusion import count_confusion
 from cropseg.evaluation.scores import Scores, compute_scores
-from cropseg.inference.keras_engine import KerasEngine
+from cropseg.inference.engines.keras_engine import KerasEngine
 from cropseg.models.bundle import Bundle
 from cropseg.models.card import Lineage
 from cropseg.sites.budget import LabelPool

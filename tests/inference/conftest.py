@@ -11,12 +11,12 @@ import pytest
 import rasterio
 from affine import Affine
 
-from cropseg.inference import jobs
-from cropseg.inference.engine import stream_in_batches
-from cropseg.inference.jobs import SceneJob
-from cropseg.inference.scene_list import SceneRequest
-from cropseg.inference.scenes import fit_scene
-from cropseg.inference.tile_shape import TileShape
+from cropseg.inference.engines.engine import stream_in_batches
+from cropseg.inference.mapping import jobs
+from cropseg.inference.mapping.jobs import SceneJob
+from cropseg.inference.scenes.mapped_scene import fit_scene
+from cropseg.inference.scenes.scene_list import SceneRequest
+from cropseg.inference.tiles.tile_shape import TileShape
 from cropseg.models.bundle import Bundle, load_bundle, save_bundle
 from cropseg.models.card import Card, CardClass, Lineage
 from cropseg.sites.site import Site, open_site
@@ -190,7 +190,7 @@ def small_bands(monkeypatch) -> None:
 @pytest.fixture(scope="session")
 def convert_here():
     """Stands in for `engine_cache._convert`: converts in this process, in a second."""
-    from cropseg.inference import convert
+    from cropseg.inference.engines import convert
 
     def run(model_path: Path, folder: Path) -> None:
         if not (folder / "network.xml").exists():
@@ -203,7 +203,7 @@ def convert_here():
 def converted_path(model_path: Path, convert_here) -> Path:
     """The model of `model_path`, with its engine for OpenVINO kept beside it."""
     pytest.importorskip("openvino")
-    from cropseg.inference import engine_cache
+    from cropseg.inference.engines import engine_cache
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(engine_cache, "_convert", convert_here)

@@ -14,6 +14,7 @@ from sklearn.metrics import confusion_matrix, f1_score, jaccard_score
 
 from cropseg.errors import ConflictError, DataError, ModelError
 from cropseg.evaluation.calibration import CONFIDENCE_UNIT
+from cropseg.inference.engines.keras_engine import KerasEngine
 from cropseg.inference.evaluate import (
     evaluate_bundle,
     evaluate_engine,
@@ -22,11 +23,10 @@ from cropseg.inference.evaluate import (
     evaluate_predictor,
     write_evaluation,
 )
-from cropseg.inference.keras_engine import KerasEngine
+from cropseg.inference.mapping.predict import predict_scenes
 from cropseg.inference.measure import Panel, Prediction
-from cropseg.inference.mosaic import predict_tiles
-from cropseg.inference.predict import predict_scenes
-from cropseg.inference.tile_shape import choose_tile_shape
+from cropseg.inference.tiles.mosaic import predict_tiles
+from cropseg.inference.tiles.tile_shape import choose_tile_shape
 from cropseg.models.bundle import Bundle
 from cropseg.sites.grid import Window
 from cropseg.sites.site import open_site

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cropseg.errors import ModelError, ResourceError
-from cropseg.inference.keras_engine import KerasEngine
+from cropseg.inference.engines.keras_engine import KerasEngine
 from cropseg.models import zoo
 from cropseg.models.bundle import (
     add_normalization,

@@ -7,9 +7,9 @@ import dataclasses
 import pytest
 
 from cropseg.errors import UsageError
+from cropseg.inference.engines.engine import PRECISIONS
 from cropseg.training.settings import (
     LOSSES,
-    PRECISIONS,
     TrainSettings,
     list_setting_names,
     read_settings_file,

@@ -13,7 +13,7 @@ from typing import Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.inference.mosaic import PredictedTile
+from cropseg.inference.tiles.mosaic import PredictedTile
 from cropseg.models.card import Card
 from cropseg.sites.classes import IGNORE
 

@@ -7,8 +7,8 @@ import pickle
 import numpy as np
 import pytest
 
-from cropseg.inference.mosaic import PredictedTile
 from cropseg.inference.outputs.layers import PROBABILITY_SCALE, list_layers
+from cropseg.inference.tiles.mosaic import PredictedTile
 from cropseg.sites.grid import Window
 
 WINDOW = Window(row=3, col=5, height=2, width=3)

@@ -1,0 +1,1 @@
+"""From scenes to finished maps: one process, or a cluster."""

@@ -1,0 +1,1 @@
+"""What is mapped: images from anywhere, brought to the model."""

@@ -1,0 +1,1 @@
+"""How a scene is cut, predicted and joined again."""
