@@ -460,7 +460,8 @@ def test_the_whole_way_from_check_to_map(run, area_1, area_2, model, tmp_path):
 
     scene = area_2.parent / "scene_0.tif"
     maps = tmp_path / "maps"
-    found = run_json("predict", final / "model.keras", scene, "--out", maps)
+    predict = ("predict", final / "model.keras", scene, "--engine", "keras")
+    found = run_json(*predict, "--out", maps)
     assert found["maps"] == [str(maps / "scene_0_classes.tif")]
     assert found["num_mapped"] == 1
     with rasterio.open(scene) as image, rasterio.open(found["maps"][0]) as dataset:

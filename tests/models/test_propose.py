@@ -40,7 +40,10 @@ def test_parts_of_the_zoo_are_found_without_its_names(pair):
     assert find_tile_multiple(model) == zoo.get_tile_multiple(*pair)
 
 
-@pytest.mark.parametrize("encoder", ["classic", "resnet18", "inceptionv3"])
+@pytest.mark.parametrize(
+    "encoder",
+    ["classic", "resnet18", pytest.param("inceptionv3", marks=pytest.mark.slow)],
+)
 def test_stages_of_a_u_net_are_those_of_the_zoo(encoder):
     model = zoo.build_network("unet", encoder, num_bands=5, num_classes=3)
     wanted = zoo.find_stages(model, "unet", encoder)

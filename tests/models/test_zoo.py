@@ -31,7 +31,6 @@ QUICK = (
     ("unet", "classic"),
     ("unet", "classic_tiny"),
     ("unet", "resnet18"),
-    ("unet", "inceptionv3"),
     ("linknet", "efficientnetb0"),
     ("fpn", "vgg16"),
 )

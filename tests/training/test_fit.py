@@ -24,7 +24,7 @@ from cropseg.training.batches import TileBatches
 from cropseg.training.checkpoint import load_state
 from cropseg.training.fit import FitJob, fit_model
 from cropseg.training.l2sp import build_penalty
-from cropseg.training.locks import build_full_phase
+from cropseg.training.locks import build_full_phase, choose_momentum, list_norms
 from cropseg.training.losses import build_loss, compute_class_weights
 from cropseg.training.optimizer_state import read_optimizer_state
 from cropseg.training.phases import (
@@ -287,6 +287,8 @@ def test_one_phase_is_a_plain_training_of_keras(make_job, uninterrupted):
         loss=build_loss("cross_entropy", class_weights=pixel_weights),
         jit_compile=False,
     )
+    for name in list_norms(plain):
+        plain.get_layer(name).momentum = choose_momentum(6)
     batches = TileBatches(job.pool, batch_size=2, seed=0, statistics=job.statistics)
 
     losses = [
