@@ -7,9 +7,10 @@ the bare engine is within one process. The bare engine is timed before and after
 Usage: python benchmarks/predict.py [--side PX] [--crop PX] [--small N]
     [--memory PX PX] [--tiles N]
 
-By default a scene of 10,000 x 10,000 pixels is mapped once, at bfloat16. The three
-engines are compared on a scene of 3,072 pixels, and 500 scenes of 256 pixels stand for
-5,000. Memory is measured on two scenes that are mostly nodata.
+The three engines are compared on a scene of 3,072 pixels. The faster precision of
+OpenVINO then maps, by default, one scene of 10,000 x 10,000 pixels, and 500 scenes of
+256 pixels, which stand for 5,000. Memory is measured on two scenes that are mostly
+nodata.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ ENGINES = {
     "openvino float32": {"engine": "openvino", "precision": "float32"},
     "keras float32": {"engine": "keras", "precision": "float32"},
 }
-FASTEST = "openvino bfloat16"
+REDUCED = "openvino bfloat16"
+REFERENCE = "keras float32"
 
 
 def main() -> None:
@@ -57,21 +59,22 @@ def main() -> None:
         crop = write_scene(folder / "crop.tif", given.crop)
         # The first use at bfloat16 converts the model and compares it with float32.
         first = write_scene(folder / "first.tif", BLOCK_PX)
-        ask_to_map(folder, model, [first], num_tiles=0, **ENGINES[FASTEST])
+        ask_to_map(folder, model, [first], num_tiles=0, **ENGINES[REDUCED])
         rows = {
             name: ask_to_map(folder, model, [crop], num_tiles=given.tiles, **options)
             for name, options in ENGINES.items()
         }
         show_engines(rows, given.crop)
-        show_start(ask(folder, "start", model=str(model), **ENGINES[FASTEST]))
+        fastest = max(set(rows) - {REFERENCE}, key=lambda name: rows[name]["map_rate"])
+        options = ENGINES[fastest]
+        show_start(ask(folder, "start", model=str(model), **options))
         big = write_scene(folder / "big.tif", given.side)
-        row = ask_to_map(
-            folder, model, [big], num_tiles=given.tiles, **ENGINES[FASTEST]
-        )
+        row = ask_to_map(folder, model, [big], num_tiles=given.tiles, **options)
+        print(f"A scene of {given.side} x {given.side} pixels, {fastest}:")
         rate = show_big(row, given.side)
         big.unlink()
-        show_small(folder, model, given.small, rate)
-        show_memory(folder, model, given.memory)
+        show_small(folder, model, given.small, rate=rate, options=options)
+        show_memory(folder, model, given.memory, options)
     print(f"\n{time.perf_counter() - started_at:.0f} s in all")
 
 
@@ -110,10 +113,10 @@ def show_engines(rows: dict[str, dict[str, Any]], side: int) -> None:
     for name, row in rows.items():
         print(
             f"  {name:<18} {row['map_rate']:.3f} megapixels/s end to end, "
-            f"{row['of_bare']:.2f} of the bare engine (at least 0.90)"
+            f"{row['of_bare']:.2f} of the bare engine"
         )
-    ratio = rows[FASTEST]["map_rate"] / rows["keras float32"]["map_rate"]
-    print(f"  {FASTEST} by keras float32: {ratio:.2f} (at least 3)\n")
+    ratio = rows[REDUCED]["map_rate"] / rows[REFERENCE]["map_rate"]
+    print(f"  {REDUCED} by {REFERENCE}: {ratio:.2f} (at least 3)\n")
 
 
 def show_start(row: dict[str, Any]) -> None:
@@ -125,7 +128,6 @@ def show_start(row: dict[str, Any]) -> None:
 
 def show_big(row: dict[str, Any], side: int) -> float:
     """Show the large scene, and return its rate."""
-    print(f"A scene of {side} x {side} pixels, {FASTEST}:")
     print(f"  {row['map_rate']:.3f} megapixels/s end to end")
     print(f"  {row['of_bare']:.2f} of the bare engine (at least 0.90)")
     for tile, most in ((512, 1.8), (1024, 1.35)):
@@ -137,24 +139,28 @@ def show_big(row: dict[str, Any], side: int) -> float:
     return float(row["map_rate"])
 
 
-def show_small(folder: Path, model: Path, count: int, rate: float) -> None:
+def show_small(
+    folder: Path, model: Path, count: int, *, rate: float, options: dict[str, Any]
+) -> None:
     """Map many small scenes."""
     scenes = [
         write_scene(folder / "small" / f"s{index}.tif", SMALL_PX)
         for index in range(count)
     ]
-    row = ask_to_map(folder, model, scenes, num_tiles=0, **ENGINES[FASTEST])
+    row = ask_to_map(folder, model, scenes, num_tiles=0, **options)
     print(f"{count} scenes of {SMALL_PX} pixels: {row['map_rate']:.3f} megapixels/s")
     print(f"  by the rate on the large scene: {row['map_rate'] / rate:.2f}", end="")
     print(" (at least 0.8)\n")
 
 
-def show_memory(folder: Path, model: Path, sides: tuple[int, int]) -> None:
+def show_memory(
+    folder: Path, model: Path, sides: tuple[int, int], options: dict[str, Any]
+) -> None:
     """Map two scenes that are mostly nodata, and compare their peaks."""
     peaks = []
     for side in sides:
         scene = write_scene(folder / f"wide_{side}.tif", side, data_px=DATA_PX)
-        row = ask_to_map(folder, model, [scene], num_tiles=0, **ENGINES[FASTEST])
+        row = ask_to_map(folder, model, [scene], num_tiles=0, **options)
         peaks.append(row["peak"])
         above = (row["peak"] - row["model"]) / 2**30
         print(f"Peak memory, {side} x {side} pixels: {row['peak'] / 2**30:.2f} GiB,")
