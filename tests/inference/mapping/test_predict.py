@@ -537,6 +537,17 @@ def test_of_many_warnings_some_are_shown(
     assert caplog.messages[-1] == "More warnings stand in journal.jsonl."
 
 
+def test_small_scenes_of_a_large_batch_are_compared_together_and_once(
+    scenes, map_scenes, out_dir, monkeypatch, caplog
+):
+    monkeypatch.setattr(predict, "MAX_SCENES", 1)
+    monkeypatch.setattr(predict, "check_scene", lambda _: ("looked at alone",))
+    monkeypatch.setattr(predict, "check_batch", lambda found: (f"odd: {len(found)}",))
+    map_scenes(scenes)
+    assert caplog.messages == [f"{len(scenes)} scenes: odd: 1"]
+    assert all(entry.warnings == [] for entry in read_journal(out_dir))
+
+
 def test_outside_of_the_region_there_is_no_class_and_inside_the_same(
     scenes, map_scenes, tmp_path
 ):
