@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,32 +104,43 @@ def make_engine() -> type[ThresholdEngine]:
     return ThresholdEngine
 
 
+@pytest.fixture(scope="session")
+def make_card() -> Callable[..., Card]:
+    """Return a function that makes the card of a model of one band."""
+
+    def make(classes: tuple[CardClass, ...], **changes: Any) -> Card:
+        given = {
+            "site": "area_1",
+            "classes": classes,
+            "bands": ("red",),
+            "gsd_m": 1.0,
+            "architecture": "unet",
+            "encoder": "classic_tiny",
+            "tile_size": 32,
+            "tile_multiple": 4,
+            "band_mean": (0.0,),
+            "band_std": (1.0,),
+            "nodata_fill": (0.0,),
+            "stages": (),
+            "seed": 0,
+            "lineage": Lineage(mode="train"),
+            "fingerprint": "of the site",
+            "weights_sha256": "of the weights",
+            "versions": {},
+        }
+        return Card(**given | changes)
+
+    return make
+
+
 @pytest.fixture
-def seven_classes() -> Card:
+def seven_classes(make_card) -> Card:
     """The card of `ThresholdEngine`: one band, seven classes, pixels of 1 m."""
     classes = tuple(
         CardClass(name=f"crop {i}", color=f"#{i:02x}a0{i:02x}", train_pixels=1)
         for i in range(7)
     )
-    return Card(
-        site="area_1",
-        classes=classes,
-        bands=("red",),
-        gsd_m=1.0,
-        architecture="unet",
-        encoder="classic_tiny",
-        tile_size=32,
-        tile_multiple=4,
-        band_mean=(0.0,),
-        band_std=(1.0,),
-        nodata_fill=(0.0,),
-        stages=(),
-        seed=0,
-        lineage=Lineage(mode="train"),
-        fingerprint="of the site",
-        weights_sha256="of the weights",
-        versions={},
-    )
+    return make_card(classes)
 
 
 @pytest.fixture

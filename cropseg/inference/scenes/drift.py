@@ -261,9 +261,10 @@ def _explain_units(card: Card, found: Floats, expected: Floats) -> str | None:
         return _explain_offset(offset)
     return (
         f"The values are about {_write(shift, 2)} + {_write(slope, 2)} times those of "
-        "the training: stored numbers whose scale and offset the file does not say, as "
-        "Landsat Collection 2 has them (0.0000275 and -0.2)? Set them with "
-        "gdal_edit.py -scale and -offset; --scale then gives the model's units."
+        "the training: stored numbers whose scale and offset the file does not say "
+        "(Landsat Collection 2 has 0.0000275 and -0.2), or an image stretched for the "
+        "eye? Set what the values mean with gdal_edit.py -scale and -offset; --scale "
+        "then gives the model's units."
     )
 
 

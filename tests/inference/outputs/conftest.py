@@ -12,7 +12,7 @@ from rasterio.crs import CRS
 from cropseg.inference.outputs.finished import FinishedMap
 from cropseg.inference.outputs.layers import list_layers
 from cropseg.inference.outputs.writer import write_layer
-from cropseg.models.card import Card, CardClass, Lineage
+from cropseg.models.card import Card, CardClass
 from cropseg.sites.grid import Grid
 
 CLASSES = (
@@ -24,27 +24,10 @@ CLASSES = (
 
 
 @pytest.fixture(scope="session")
-def card() -> Card:
+def card(make_card) -> Card:
     """The card of a model with four classes, of which one name is not ASCII."""
-    return Card(
-        site="area_1",
-        classes=tuple(CardClass(name=n, color=c, train_pixels=9) for n, c in CLASSES),
-        bands=("red",),
-        gsd_m=9.0,
-        architecture="unet",
-        encoder="classic",
-        tile_size=64,
-        tile_multiple=16,
-        band_mean=(0.0,),
-        band_std=(1.0,),
-        nodata_fill=(0.0,),
-        stages=(),
-        seed=0,
-        lineage=Lineage(mode="train"),
-        fingerprint="",
-        weights_sha256="",
-        versions={},
-    )
+    classes = tuple(CardClass(name=n, color=c, train_pixels=9) for n, c in CLASSES)
+    return make_card(classes, gsd_m=9.0)
 
 
 @pytest.fixture(scope="session")
