@@ -24,6 +24,7 @@ from cropseg.comparison.summary.summarize import summarize_comparison
 from cropseg.errors import PartialFailureError, UsageError
 from cropseg.files import write_json
 from cropseg.progress import ShowProgress, show_nothing
+from cropseg.runtime import share_between_runs
 from cropseg.sites.site import Site
 from cropseg.transfer.modes import PIXEL_FOREST
 from cropseg.transfer.source import find_source
@@ -172,9 +173,10 @@ def run_comparison(
     """
     folder = Path(out_dir)
     with claim_comparison(folder, job.record, overwrite=overwrite):
-        foretell(job, folder)
-        job = settle_steps(job, folder, show_progress)
-        results = run_cells(job, folder, show_progress, tensorboard=tensorboard)
+        with share_between_runs():
+            foretell(job, folder)
+            job = settle_steps(job, folder, show_progress)
+            results = run_cells(job, folder, show_progress, tensorboard=tensorboard)
         summary = summarize_comparison(job, results, folder)
         write_results(
             results,

@@ -22,7 +22,6 @@ from cropseg.comparison.results import Result
 from cropseg.errors import ConflictError, CropsegError
 from cropseg.files import claim_out_dir
 from cropseg.progress import ShowProgress
-from cropseg.runtime import share_between_runs
 from cropseg.training.run import Run, find_finished_run
 from cropseg.training.tensorboard import EVENTS_NAME, write_tensorboard
 from cropseg.transfer.prepare import TransferJob
@@ -66,12 +65,11 @@ def run_cells(
         ),
     )
     results = []
-    with share_between_runs():
-        for cell in job.cells:
-            result = grid.run(cell, runs / job.run_names[cell])
-            if tensorboard and result.run is not None:
-                _write_logs(result.run.out_dir)
-            results.append(result)
+    for cell in job.cells:
+        result = grid.run(cell, runs / job.run_names[cell])
+        if tensorboard and result.run is not None:
+            _write_logs(result.run.out_dir)
+        results.append(result)
     return results
 
 

@@ -19,6 +19,7 @@ from cropseg.errors import ModelError
 from cropseg.models.bundle import Bundle
 from cropseg.models.card import CardFeatures
 from cropseg.models.stages import find_encoder_end
+from cropseg.models.twin import copy_variables, find_twin
 from cropseg.runtime import compile_for_predict, keras
 from cropseg.sites.grid import Window
 from cropseg.sites.site import Site
@@ -147,7 +148,9 @@ def _measure_tiles(
     """Run the encoder over tiles."""
     model = bundle.model
     output = next(item for item in model.operations if item.name == end).output
-    encoder = compile_for_predict(keras.Model(model.inputs[0], output))
+    own = keras.Model(model.inputs[0], output)
+    encoder = compile_for_predict(find_twin(own, "features"))
+    copy_variables(own, encoder)
     found = []
     reading = _read_tiles(bundle, site, tiles)
     while batch := list(itertools.islice(reading, _BATCH_SIZE)):

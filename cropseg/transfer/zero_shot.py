@@ -99,7 +99,7 @@ def _build_engine(
     changes = {"nodata_fill": start.bands.mean, "bands": pool.site.bands}
     card = source.card.model_copy(update=changes)
     bundle = Bundle(model=start.model, card=card)
-    return KerasEngine(bundle, batch_size=2, precision="float32"), start.bands
+    return KerasEngine(bundle, batch_size=1, precision="float32"), start.bands
 
 
 def _score(engine: KerasEngine, pool: LabelPool, line: Line | None) -> Scores:

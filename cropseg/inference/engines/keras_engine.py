@@ -39,8 +39,6 @@ class KerasEngine:
         self.precision = resolve_precision(precision)
         self._own = copy_with_precision(bundle.model, self.precision)
         self._model = compile_for_predict(find_twin(self._own, "predict"))
-        self._shape: tuple[int, ...] | None = None
-        self._functions: dict[tuple[int, ...], Any] = {}
 
     @property
     def takes_any_size(self) -> bool:
@@ -63,21 +61,20 @@ class KerasEngine:
         batch = np.zeros((self.batch_size, *tiles[0].shape), np.float32)
         batch[: len(tiles)] = tiles
         copy_variables(self._own, self._model)
-        self._choose_function(batch.shape)
-        return np.asarray(self._model.predict_on_batch(batch))[: len(tiles)]
+        return self._run(batch)[: len(tiles)]
 
-    def _choose_function(self, shape: tuple[int, ...]) -> None:
-        """Take a trace of its own for each shape.
+    def _run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
+        """Run the model, with a trace of its own for each shape.
 
         TensorFlow would trace the second shape for tiles of any size, which fails
-        where a network interpolates (HAZARDS 18).
+        where a network interpolates (HAZARDS 18). The traces lie with the model, which
+        several engines may share.
         """
-        if shape == self._shape:
-            return
-        if self._shape is not None:
-            self._functions[self._shape] = self._model.predict_function
-            self._model.predict_function = self._functions.get(shape)
-        self._shape = shape
+        traces = vars(self._model).setdefault("_traces", {})
+        self._model.predict_function = traces.get(batch.shape)
+        found = np.asarray(self._model.predict_on_batch(batch))
+        traces[batch.shape] = self._model.predict_function
+        return found
 
     def stream(
         self, tiles: Iterable[tuple[T, npt.NDArray[np.float32]]]

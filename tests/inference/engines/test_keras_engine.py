@@ -123,3 +123,15 @@ def test_a_network_that_interpolates_takes_a_second_shape(bundle):
         tile = np.random.default_rng(0).normal(size=shape).astype("float32")
         found = engine.predict([tile])[0]
         np.testing.assert_allclose(found, model(tile[None])[0], atol=1e-6)
+
+
+def test_engines_that_share_a_network_each_take_a_shape_of_their_own(bundle):
+    pixels = keras.Input((None, None, 5))
+    upsampled = keras.layers.UpSampling2D(2, interpolation="bilinear")(pixels)
+    model = keras.Model(pixels, upsampled)
+    with share_between_runs():
+        for shape in ((8, 4, 5), (4, 12, 5), (8, 4, 5)):
+            engine = KerasEngine(Bundle(model=model, card=bundle.card), batch_size=1)
+            tile = np.random.default_rng(0).normal(size=shape).astype("float32")
+            found = engine.predict([tile])[0]
+            np.testing.assert_allclose(found, model(tile[None])[0], atol=1e-6)
