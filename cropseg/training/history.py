@@ -89,7 +89,8 @@ def plot_curves(
         color="tab:blue",
         label="mean loss of an epoch",
     )
-    axes.set(xlabel="step", ylabel="training loss", title=title)
+    axes.set(xlabel="step", ylabel="training loss")
+    axes.set_title(title, parse_math=False)  # a site's name is no formula
     axes.set_ylim(0, float(np.percentile(losses, 99)) * 1.1)
     handles, labels = axes.get_legend_handles_labels()
     scored = [(e.step, e.val_miou) for e in epochs if e.val_miou is not None]

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cropseg.models.bundle import HEAD_LAYER
+from cropseg.models.rebuild import find_class_axis
 from cropseg.models.weight_report import WeightReport
 from cropseg.runtime import keras
 from cropseg.training.checkpoint import copy_value
@@ -59,7 +60,8 @@ def build_penalty(
         if actions[variable.path] == _NEW:
             anchor[...] = 0.0
         elif variable.path.startswith(f"{HEAD_LAYER}/"):
-            anchor[..., list(new_classes)] = 0.0
+            axis = find_class_axis(model.get_layer(HEAD_LAYER), variable)
+            np.moveaxis(anchor, axis, -1)[..., list(new_classes)] = 0.0
         anchors[variable.path] = anchor
     return StartPenalty(strength=strength, anchors=anchors)
 

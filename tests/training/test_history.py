@@ -79,7 +79,8 @@ def test_history_has_a_row_an_epoch(tmp_path):
 def test_curves_are_a_png_with_and_without_validation(tmp_path, scores):
     path = tmp_path / "curves.png"
 
-    plot_curves([3.0, 2.5, 2.0, 1.5, 1.2, 1.0], make_epochs(scores), "title", path)
+    title = r"a $\frac$ b: full"  # a name, and no formula
+    plot_curves([3.0, 2.5, 2.0, 1.5, 1.2, 1.0], make_epochs(scores), title, path)
 
     assert path.read_bytes().startswith(PNG)
     assert [item.name for item in tmp_path.iterdir()] == ["curves.png"]

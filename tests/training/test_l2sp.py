@@ -66,6 +66,23 @@ def test_the_penalty_is_half_the_strength_times_the_squared_distance(model, pena
     assert found == pytest.approx(STRENGTH / 2 * distance, rel=1e-5)
 
 
+def test_new_classes_are_held_to_0_whatever_the_kind_of_head():
+    start_run(0)
+    pixels = keras.Input((None, None, 5))
+    head = keras.layers.Conv2DTranspose(3, 2, strides=2, name="head")
+    model = keras.Model(pixels, head(pixels))
+    start = read(model)
+
+    found = build_penalty(
+        model, report(head="copied"), strength=STRENGTH, new_classes={1}
+    )
+
+    expected = start["head/kernel"]  # (height, width, classes, features)
+    expected[:, :, 1] = 0.0
+    np.testing.assert_array_equal(found.anchors["head/kernel"], expected)
+    assert found.anchors["head/bias"].shape == (3,)
+
+
 def test_a_step_moves_weights_back_by_rate_times_strength_times_distance(
     model, penalty
 ):
