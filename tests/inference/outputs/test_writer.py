@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -359,6 +360,29 @@ def test_a_part_that_was_not_given_every_pixel_is_not_kept(layer, grid, out_dir)
     ):
         file.write(area, np.zeros((170, 529, 1), "uint8"))
     assert list_names(out_dir) == []
+
+
+@pytest.mark.parametrize("num_bands", [1, 12])
+def test_reading_back_takes_little_memory(num_bands, make_grid, out_dir):
+    grid = make_grid(2600, 1700)
+    layer = Layer(
+        name="probabilities",
+        band_names=tuple(f"band {i}" for i in range(num_bands)),
+        overview="average",
+        scale=0.004,
+    )
+    stored = np.zeros((grid.height, grid.width, num_bands), "uint8")
+    with write_part(out_dir / ".part.tif", grid, grid.window, layer) as file:
+        file.write(grid.window, stored)
+        tracemalloc.start()
+    peaks = [tracemalloc.get_traced_memory()[1]]
+    tracemalloc.reset_peak()
+    for _ in read_part(out_dir / ".part.tif"):
+        pass
+    peaks.append(tracemalloc.get_traced_memory()[1])
+    tracemalloc.stop()
+    block_bytes = num_bands * 512**2  # 3 MiB of 12 bands
+    assert 2**20 < max(peaks) < 5 * max(2**20, block_bytes)
 
 
 def test_layers_of_several_scenes_may_be_open_at_a_time(card, layer, grid, out_dir):
