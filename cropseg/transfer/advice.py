@@ -193,16 +193,14 @@ def judge_advice(
     Returns:
         `suggested`, and: the best mode of all; the best suggested one that was
         compared; how far that is `behind` in mean mIoU; `held`, whether it is the
-        best; `draws_overlap`, whether its best draw reaches the best mode's worst;
+        best; `told_apart`, whether a test found the two to differ, None without one;
         and a sentence. None where no suggested mode was compared.
     """
     suggested = list(advice["modes"])
     ranked = sorted(budget["modes"], key=lambda item: -item["miou_mean"])
     tried = [item for item in ranked if item["mode"] in suggested]
     verdict: dict[str, Any] = {"cell": advice["cell"], "suggested": suggested}
-    verdict |= dict.fromkeys(
-        ("best", "best_suggested", "behind", "held", "draws_overlap")
-    )
+    verdict |= dict.fromkeys(("best", "best_suggested", "behind", "held", "told_apart"))
     if ranked:
         verdict["best"] = ranked[0]["mode"]
     if not tried:
@@ -213,26 +211,32 @@ def judge_advice(
     best, own = ranked[0], tried[0]
     behind = round(best["miou_mean"] - own["miou_mean"], 4)
     held = own is best or behind == 0
+    tests = {
+        frozenset((item["mode"], item["against"])): item["significant"]
+        for item in budget["differences"]
+    }
     verdict |= {
         "best_suggested": own["mode"],
         "behind": behind,
         "held": held,
-        "draws_overlap": own["miou_high"] >= best["miou_low"],
+        "told_apart": tests.get(frozenset((best["mode"], own["mode"]))),
     }
-    verdict["text"] = _describe_verdict(best, own, verdict)
+    verdict["text"] = _describe_verdict(verdict)
     return verdict
 
 
-def _describe_verdict(
-    best: Mapping[str, Any], own: Mapping[str, Any], verdict: Mapping[str, Any]
-) -> str:
+def _describe_verdict(verdict: Mapping[str, Any]) -> str:
+    best, own = verdict["best"], verdict["best_suggested"]
     if verdict["held"]:
-        return f"The advice held: {own['mode']} was suggested and is the best."
-    text = (
-        f"The advice did not hold: {best['mode']} is the best, and {own['mode']}, the "
-        f"best suggested, is {verdict['behind']:.3f} mIoU behind"
+        return f"The advice held: {own} was suggested and is the best."
+    lead = (
+        f"{best} is the best, and {own}, the best suggested, is "
+        f"{verdict['behind']:.3f} mIoU behind"
     )
-    return f"{text}; their draws overlap." if verdict["draws_overlap"] else f"{text}."
+    if verdict["told_apart"] is False:
+        return f"The advice was not refuted: {lead}, which may be chance."
+    ending = ", more than chance" if verdict["told_apart"] else ""
+    return f"The advice did not hold: {lead}{ending}."
 
 
 def _list_unknown(

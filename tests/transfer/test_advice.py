@@ -158,19 +158,17 @@ def test_advice_is_a_json_document_with_all_numbers():
     }
 
 
-def make_budget(**mious):
-    """Return an item of `budgets` in `summary.json`; a triple is mean, low, high."""
+def make_budget(*tests, **mious):
+    """Return an item of `budgets` in `summary.json`; a test is of two modes."""
+    names = ("mode", "against", "significant")
     return {
         "labels": "4tiles",
-        "modes": [
-            {"mode": mode, "miou_mean": mean, "miou_low": low, "miou_high": high}
-            for mode, (mean, low, high) in mious.items()
-        ],
+        "modes": [{"mode": mode, "miou_mean": miou} for mode, miou in mious.items()],
+        "differences": [dict(zip(names, test, strict=True)) for test in tests],
     }
 
 
-HEAD, FROZEN = (0.485, 0.485, 0.486), (0.480, 0.477, 0.482)
-FULL, FOREST = (0.465, 0.462, 0.467), (0.4, 0.3, 0.5)
+HEAD, FROZEN, FULL, FOREST = 0.485, 0.480, 0.465, 0.4
 
 
 def test_advice_holds_where_a_suggested_mode_is_the_best():
@@ -183,7 +181,7 @@ def test_advice_holds_where_a_suggested_mode_is_the_best():
         "best_suggested": "head_only",
         "behind": 0.0,
         "held": True,
-        "draws_overlap": True,
+        "told_apart": None,
         "text": "The advice held: head_only was suggested and is the best.",
     }
 
@@ -194,12 +192,20 @@ def test_advice_that_does_not_hold_says_how_far_behind_it_is():
     verdict = judge_advice(advice, budget)
     assert (verdict["best"], verdict["best_suggested"]) == ("head_only", "full")
     assert (verdict["held"], verdict["behind"]) == (False, 0.02)
-    assert not verdict["draws_overlap"]
+    assert verdict["told_apart"] is None
     assert verdict["text"].endswith("full, the best suggested, is 0.020 mIoU behind.")
-    close = judge_advice(advice, make_budget(head_only=HEAD, full=(0.48, 0.47, 0.49)))
-    assert close["held"] is False
-    assert close["draws_overlap"]
-    assert close["text"].endswith("their draws overlap.")
+
+
+@pytest.mark.parametrize("pair", [("full", "head_only"), ("head_only", "full")])
+def test_advice_is_refuted_only_by_a_difference_that_is_more_than_chance(pair):
+    advice = ask(make_evidence(MANY)).to_json()
+    mious = {"head_only": HEAD, "full": FULL}
+    open_one = judge_advice(advice, make_budget((*pair, False), **mious))
+    assert (open_one["held"], open_one["told_apart"]) == (False, False)
+    assert open_one["text"].startswith("The advice was not refuted: head_only is")
+    refuted = judge_advice(advice, make_budget((*pair, True), **mious))
+    assert refuted["told_apart"] is True
+    assert refuted["text"].endswith("0.020 mIoU behind, more than chance.")
 
 
 def test_advice_that_was_not_compared_is_not_judged():

@@ -115,8 +115,8 @@ def _write_difference(
             f"is more than chance stays open: {_explain_open(found, method)}"
         )
     text = (
-        f"the difference to {name_mode(rival['mode'])} is {found['miou']:+.3f} (95 % "
-        f"interval {found['low']:+.3f} to {found['high']:+.3f}, "
+        f"against {name_mode(rival['mode'])}, the difference is {found['miou']:+.3f} "
+        f"(95 % interval {found['low']:+.3f} to {found['high']:+.3f}, "
         f"{_write_p(found['p_holm'])} after correction for {budget['num_tests']} "
         f"test{'' if budget['num_tests'] == 1 else 's'}), so "
     )

@@ -76,8 +76,8 @@ def test_a_transfer_that_wins_is_held_against_the_best_baseline():
     assert answer_budget(budget, METHOD) == (
         "With 4 labelled tiles, full retraining from area 1 (full) reaches mIoU 0.465 "
         "(95 % interval 0.440 to 0.490), a pixel forest 0.449 and training from "
-        "scratch 0.432; the difference to a pixel forest is +0.016 (95 % interval "
-        "-0.004 to +0.026, p = 0.020 after correction for 5 tests), so the lead is "
+        "scratch 0.432; against a pixel forest, the difference is +0.016 (95 % "
+        "interval -0.004 to +0.026, p = 0.020 after correction for 5 tests), so the lead is "
         "more than chance."
     )
 
@@ -100,8 +100,8 @@ def test_a_baseline_that_wins_is_named_first_and_as_one():
     assert text.startswith(
         "With 1 labelled tile, a pixel forest, a baseline, reaches mIoU 0.500 (95 % "
         "interval 0.480 to 0.520), retraining of the last layer (head_only) 0.450 and "
-        "training from scratch 0.490; the difference to retraining of the last layer "
-        "is +0.050 (95 % interval +0.040 to +0.070, p < 0.001"
+        "training from scratch 0.490; against retraining of the last layer, the "
+        "difference is +0.050 (95 % interval +0.040 to +0.070, p < 0.001"
     )
 
 
