@@ -77,8 +77,8 @@ def test_a_transfer_that_wins_is_held_against_the_best_baseline():
         "With 4 labelled tiles, full retraining from area 1 (full) reaches mIoU 0.465 "
         "(95 % interval 0.440 to 0.490), a pixel forest 0.449 and training from "
         "scratch 0.432; against a pixel forest, the difference is +0.016 (95 % "
-        "interval -0.004 to +0.026, p = 0.020 after correction for 5 tests), so the lead is "
-        "more than chance."
+        "interval -0.004 to +0.026, p = 0.020 after correction for 5 tests), so the "
+        "lead is more than chance."
     )
 
 
