@@ -19,7 +19,7 @@ from cropseg.comparison.plots import plot_comparison
 from cropseg.comparison.prepare import ComparisonJob, prepare_comparison
 from cropseg.comparison.report import write_report
 from cropseg.comparison.results import Result, write_counts, write_results
-from cropseg.comparison.run_cells import run_cells
+from cropseg.comparison.run_cells import refuse_mixture, run_cells
 from cropseg.comparison.summary.summarize import summarize_comparison
 from cropseg.errors import PartialFailureError, UsageError
 from cropseg.files import write_json
@@ -168,11 +168,13 @@ def run_comparison(
         show_progress: Called with steps done, steps in all and what is going on.
 
     Raises:
-        ConflictError: If the folder holds another comparison.
+        ConflictError: If the folder holds another comparison, or one that was begun on
+            another backend or in another precision.
         PartialFailureError: If a run failed. The others are complete.
     """
     folder = Path(out_dir)
     with claim_comparison(folder, job.record, overwrite=overwrite):
+        refuse_mixture(job, folder)
         with share_between_runs():
             foretell(job, folder)
             job = settle_steps(job, folder, show_progress)

@@ -22,7 +22,8 @@ from cropseg.comparison.steps import PACE_NAME, STEPS_NAME, read_document, read_
 from cropseg.files import write_json
 from cropseg.progress import ShowProgress
 from cropseg.sites.budget import Budget
-from cropseg.training.fit import FitResult, fit_model
+from cropseg.training.fit import fit_model
+from cropseg.training.fit_job import FitResult
 from cropseg.training.run import RunStart, prepare_fit
 from cropseg.training.settings import TrainSettings
 from cropseg.transfer.prepare import TransferJob

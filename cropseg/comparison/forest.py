@@ -30,7 +30,7 @@ from cropseg.sites.formula import parse_formula
 from cropseg.sites.scene import Scene, SceneReader
 from cropseg.sites.site import Site
 from cropseg.sites.tiling import Tile
-from cropseg.training.fit import FitResult
+from cropseg.training.fit_job import FitResult
 from cropseg.training.losses import compute_class_weights
 from cropseg.training.run import (
     Run,

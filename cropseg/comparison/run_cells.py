@@ -22,8 +22,10 @@ from cropseg.comparison.results import Result
 from cropseg.errors import ConflictError, CropsegError
 from cropseg.files import claim_out_dir
 from cropseg.progress import ShowProgress
+from cropseg.training.computing import refuse_other_computing
 from cropseg.training.run import Run, find_finished_run
 from cropseg.training.tensorboard import EVENTS_NAME, write_tensorboard
+from cropseg.transfer.modes import PIXEL_FOREST
 from cropseg.transfer.prepare import TransferJob
 from cropseg.transfer.transfer import run_transfer
 
@@ -31,6 +33,29 @@ PANEL_NAME = "panel.npz"
 """Where the image and the labels lie that predictions are shown beside."""
 
 _log = logging.getLogger(__name__)
+
+
+def refuse_mixture(job: ComparisonJob, folder: Path) -> None:
+    """Check that what is left would be computed as what is done was.
+
+    A comparison that is finished may be told again on any machine.
+
+    Raises:
+        ConflictError: If runs are left, and this process computes on another backend
+            or in another precision.
+    """
+    done = find_done(job, folder)
+    networks = [cell for cell in job.cells if cell.mode != PIXEL_FOREST]
+    if all(cell in done for cell in networks):
+        return
+    for cell in networks:
+        run = find_finished_run(done[cell]) if cell in done else None
+        if run is not None:
+            refuse_other_computing(
+                run.metrics["training"].get("computed_with"),
+                job.settings.precision,
+                str(run.out_dir),
+            )
 
 
 def run_cells(

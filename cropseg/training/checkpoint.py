@@ -69,6 +69,8 @@ class TrainingState:
     """Variables of the optimizer of the last phase; none before its first step."""
     best_weights: list[npt.NDArray[Any]]
     """Weights of the best epoch so far; empty where nothing is validated."""
+    computed_with: Mapping[str, str] | None = None
+    """What computed it; see `computing`. None where an earlier version wrote it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +83,8 @@ class PretrainedState:
     """Wall-clock time that it took, in s."""
     variables: NamedArrays
     """Weights of the model, then its random states."""
+    computed_with: Mapping[str, str] | None = None
+    """As for `TrainingState`."""
 
 
 def save_state(state: TrainingState, path: Path) -> None:
@@ -90,6 +94,7 @@ def save_state(state: TrainingState, path: Path) -> None:
         "losses": state.losses,
         "phases": [asdict(item) for item in state.phases],
         "num_steps": state.num_steps,
+        "computed_with": state.computed_with,
     }
     best = [("", value) for value in state.best_weights]
     groups = {"variable": state.variables, "optimizer": state.optimizer, "best": best}
@@ -113,6 +118,7 @@ def load_state(path: Path) -> TrainingState | None:
         variables=groups["variable"],
         optimizer=groups["optimizer"],
         best_weights=[value for _, value in groups["best"]],
+        computed_with=record.get("computed_with"),
     )
 
 
@@ -133,7 +139,11 @@ def load_losses(path: Path) -> tuple[float, ...]:
 
 def save_pretrained(state: PretrainedState, path: Path) -> None:
     """Save what a training without labels left behind, as one `.npz` file."""
-    record = {"losses": state.losses, "seconds": state.seconds}
+    record = {
+        "losses": state.losses,
+        "seconds": state.seconds,
+        "computed_with": state.computed_with,
+    }
     _save(record, {"variable": state.variables}, path)
 
 
@@ -150,6 +160,7 @@ def load_pretrained(path: Path) -> PretrainedState | None:
         losses=tuple(record["losses"]),
         seconds=record["seconds"],
         variables=groups["variable"],
+        computed_with=record.get("computed_with"),
     )
 
 

@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Hashable
+from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
@@ -20,12 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from cropseg.errors import DivergedError
-from cropseg.progress import ShowProgress, show_nothing
 from cropseg.runtime import keras, resolve_precision
-from cropseg.sites.budget import LabelPool
-from cropseg.sites.unlabelled import list_unlabelled_tiles
-from cropseg.training.adapt import recompute_statistics
-from cropseg.training.batches import LaterBatches, SourceTiles, TileBatches
+from cropseg.training.batches import LaterBatches, TileBatches
 from cropseg.training.checkpoint import (
     NamedArrays,
     PhaseRecord,
@@ -38,19 +33,15 @@ from cropseg.training.checkpoint import (
     read_variables,
     save_state,
 )
+from cropseg.training.computing import describe_computing, refuse_other_computing
 from cropseg.training.features import CachedFeatures, split_at_head
+from cropseg.training.fit_job import FitJob, FitResult
 from cropseg.training.history import Epoch
-from cropseg.training.l2sp import StartPenalty, hold_weights
+from cropseg.training.l2sp import hold_weights
 from cropseg.training.locks import lock_layers
 from cropseg.training.losses import SegmentationLoss
-from cropseg.training.optimizer_state import (
-    OptimizerState,
-    name_optimizer_variables,
-    restore_slots,
-)
-from cropseg.training.phases import FitPhase
-from cropseg.training.rate_search import plot_rate_search, search_rate
-from cropseg.training.settings import TrainSettings
+from cropseg.training.optimizer_state import name_optimizer_variables, restore_slots
+from cropseg.training.phase_start import prepare_phase
 from cropseg.training.shared_trainer import (
     SharedTrainer,
     drop_trainer,
@@ -63,71 +54,12 @@ from cropseg.training.trainer import (
     build_network,
     build_pool_loss,
     build_schedule,
-    build_trainer,
     compile_network,
     give_back,
     watch_network,
 )
 
 _log = logging.getLogger(__name__)
-
-_MAX_RATE_FACTOR = 10.0
-"""How far above the learning rate of the settings a search may go."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitJob:
-    """A model, and everything that it is fitted with."""
-
-    model: Any
-    """The model of a bundle."""
-    phases: tuple[FitPhase, ...]
-    """What is trained, in order; one at least."""
-    pool: LabelPool
-    """The labels that it may see."""
-    settings: TrainSettings
-    """How it is trained."""
-    statistics: tuple[tuple[float, ...], tuple[float, ...]]
-    """Mean and standard deviation of each band, as its normalisation has them."""
-    penalty: StartPenalty | None = None
-    """A penalty on moving away from the weights that it starts from."""
-    source_tiles: SourceTiles | None = None
-    """Tiles of the source site that are mixed into every batch."""
-    resumed: OptimizerState | None = None
-    """The state of another training's optimizer, which the first phase goes on with."""
-    caches_features: bool = False
-    """Whether the features that the head reads are computed once and kept."""
-    validate: Callable[[], float] | None = None
-    """Returns the mIoU of the model on the val part. None keeps the last weights."""
-    checkpoint_path: Path | None = None
-    """Where the state is kept, so that the training can go on after an interruption."""
-    plots_dir: Path | None = None
-    """Where a search of a learning rate leaves its plot."""
-    show_progress: ShowProgress = show_nothing
-    """Called after every step."""
-
-    @property
-    def num_steps(self) -> int:
-        """Batches of all phases."""
-        return sum(phase.num_steps for phase in self.phases)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FitResult:
-    """What a training did. The model of the job holds the weights."""
-
-    losses: tuple[float, ...]
-    """Training loss of every step."""
-    epochs: tuple[Epoch, ...]
-    """Its epochs."""
-    phases: tuple[PhaseRecord, ...] = ()
-    """Its phases."""
-
-    @property
-    def seconds(self) -> float:
-        """Wall-clock time of all phases, in s."""
-        prepared = sum(phase.prepare_seconds for phase in self.phases)
-        return prepared + sum(epoch.seconds for epoch in self.epochs)
 
 
 def fit_model(job: FitJob) -> FitResult:
@@ -143,6 +75,7 @@ def fit_model(job: FitJob) -> FitResult:
 
     Raises:
         DivergedError: If a loss is not finite.
+        ConflictError: If the checkpoint was computed by another backend or precision.
         CropsegError: If a locked variable changed in the first step of a phase, or
             none of the others did. That is a bug of ours, and the run is worth
             nothing.
@@ -183,6 +116,9 @@ class _Fit:
         state = load_state(path) if path else None
         if path is None or state is None:
             return
+        refuse_other_computing(
+            state.computed_with, self.job.settings.precision, str(path)
+        )
         assign_variables(self.job.model, state.variables, path)
         self._optimizer = state.optimizer
         self._best_weights = state.best_weights
@@ -244,56 +180,13 @@ class _Fit:
 
     def _prepare(self, index: int) -> None:
         """Do what comes before the first step of a phase, and begin it."""
-        job, phase = self.job, self.job.phases[index]
-        begun_at = time.perf_counter()
-        if phase.recomputed_norms:
-            recompute_statistics(
-                job.model,
-                phase.recomputed_norms,
-                list_unlabelled_tiles(job.pool.site, job.pool.tile_size),
-                batch_size=job.settings.batch_size,
-                fill=job.statistics[0],
-            )
-        rate = job.settings.learning_rate
-        if index == 0 and job.resumed:
-            rate = job.resumed.learning_rate
-        if phase.searches_rate and phase.trains:
-            rate = self._search_rate(index)
-        trained = sum(int(np.prod(v.shape)) for v in job.model.trainable_variables)
-        is_prepared = phase.recomputed_norms or phase.searches_rate
-        self.phases.append(
-            PhaseRecord(
-                name=phase.name,
-                steps=phase.num_steps,
-                learning_rate=rate if phase.trains else None,
-                trained_parameters=trained if phase.trains else 0,
-                prepare_seconds=time.perf_counter() - begun_at if is_prepared else 0.0,
-            )
+        record = prepare_phase(
+            self.job, index, self._batches, first_index=len(self.losses)
         )
+        self.phases.append(record)
         self._optimizer = []
-        if is_prepared:  # it is not done again after an interruption
+        if record.prepare_seconds:  # it is not done again after an interruption
             self._save()
-
-    def _search_rate(self, index: int) -> float:
-        """Find the learning rate of a phase by a range test on the batches to come."""
-        job, phase = self.job, self.job.phases[index]
-        build = partial(
-            build_trainer,
-            job.model,
-            phase,
-            settings=job.settings,
-            pool=job.pool,
-            source_tiles=job.source_tiles,
-        )
-        with hold_weights(job.model, job.penalty):  # a copy in bfloat16 is not held
-            search = search_rate(build, self._batches, first_index=len(self.losses))
-        if job.plots_dir:
-            title = f"{job.pool.site.name}: {phase.name}"
-            name = f"rate_search_{index + 1}_{phase.name}.png"
-            plot_rate_search(search, title, job.plots_dir / name)
-        if not search.is_clear:  # its suggestion is only what does no harm
-            return job.settings.learning_rate
-        return min(search.suggestion, _MAX_RATE_FACTOR * job.settings.learning_rate)
 
     def _fit_network(
         self, index: int, network: Any, loss: SegmentationLoss, trainer: Any
@@ -409,6 +302,7 @@ class _Fit:
             variables=read_variables(self.job.model),
             optimizer=self._optimizer,
             best_weights=self._best_weights,
+            computed_with=describe_computing(self.job.settings.precision),
         )
         save_state(state, self.job.checkpoint_path)
 

@@ -35,7 +35,9 @@ from cropseg.training.checkpoint import (
     read_variables,
     save_pretrained,
 )
-from cropseg.training.fit import FitJob, FitResult, fit_model
+from cropseg.training.computing import describe_computing, refuse_other_computing
+from cropseg.training.fit import fit_model
+from cropseg.training.fit_job import FitJob, FitResult
 from cropseg.training.history import has_converged, plot_curves, write_history
 from cropseg.training.l2sp import build_penalty
 from cropseg.training.optimizer_state import OptimizerState
@@ -176,6 +178,9 @@ def execute_run(  # noqa: PLR0913 - keyword-only, and each says what to measure
     card = card.model_copy(update=measured)
     save_bundle(model, card, out_dir / "model.keras")
     training = describe_training(start.pool, fitted, settings)
+    training["computed_with"] = describe_computing(settings.precision)
+    if not fitted.losses:  # scores are computed in float32 in any case
+        del training["computed_with"]["precision"]
     if start.held_out is not None:  # the budget pays for these too
         held_out = sum(start.held_out.class_pixels)
         training["label_pixels"] += held_out
@@ -248,7 +253,9 @@ def _pretrain(
     """Train the encoder without labels, or take what an interrupted run has done."""
     path = out_dir / "checkpoints" / "pretrained.npz"
     state = load_pretrained(path)
-    if state is None:
+    if state is not None:
+        refuse_other_computing(state.computed_with, settings.precision, str(path))
+    else:
         started_at = time.perf_counter()
         losses = pretrain_encoder(
             start.model,
@@ -262,6 +269,7 @@ def _pretrain(
             losses=losses,
             seconds=time.perf_counter() - started_at,
             variables=read_variables(start.model),
+            computed_with=describe_computing(settings.precision),
         )
         save_pretrained(state, path)
     # Also where nothing was loaded: both ways to the phases are then the same.

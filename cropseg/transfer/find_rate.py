@@ -6,7 +6,6 @@ settings. Nothing is kept of the test but what it saw.
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +17,15 @@ from cropseg.runtime import start_run
 from cropseg.sites.budget import LabelPool, parse_budget
 from cropseg.sites.site import Site
 from cropseg.sites.statistics import require_trainable, survey_site
-from cropseg.sites.unlabelled import list_unlabelled_tiles
-from cropseg.training.adapt import recompute_statistics
 from cropseg.training.batches import TileBatches
-from cropseg.training.fit import FitJob
-from cropseg.training.l2sp import build_penalty, hold_weights
+from cropseg.training.fit_job import FitJob
 from cropseg.training.locks import build_full_phase
+from cropseg.training.phase_start import measure_statistics, search_phase_rate
 from cropseg.training.phases import FitPhase
-from cropseg.training.rate_search import DEFAULT_STEPS, RateSearch, search_rate
-from cropseg.training.run import RunStart
+from cropseg.training.rate_search import DEFAULT_STEPS, RateSearch
+from cropseg.training.run import prepare_fit
 from cropseg.training.settings import TrainSettings
 from cropseg.training.train import check_tile_size
-from cropseg.training.trainer import build_trainer
 from cropseg.transfer.prepare import TransferJob, prepare_transfer
 from cropseg.transfer.source import find_source
 from cropseg.transfer.target import ReuseOptions, choose_pool
@@ -179,42 +175,13 @@ def search_transfer(
         raise UsageError(
             f"Mode {plan.mode} trains nothing, so there is no learning rate to find."
         )
-    start = start_job(transfer)
-    job = FitJob(
-        model=start.model,
-        phases=start.phases,
-        pool=start.pool,
-        settings=settings,
-        statistics=(start.bands.mean, start.bands.std),
-        penalty=_build_penalty(start),
-        source_tiles=start.source_tiles,
-    )
-    phase = _advance(job)
-    return _search(job, phase, num_steps, show_progress)
-
-
-def _build_penalty(start: RunStart) -> Any:
-    if not start.l2sp:
-        return None
-    return build_penalty(
-        start.model, start.report, strength=start.l2sp, new_classes=start.new_classes
-    )
-
-
-def _advance(job: FitJob) -> FitPhase:
-    """Do what comes before the first step of the first phase that trains."""
+    job = prepare_fit(start_job(transfer), settings)
+    # Also what comes before the first step of the first phase that trains.
     for phase in job.phases:
-        if phase.recomputed_norms:
-            recompute_statistics(
-                job.model,
-                phase.recomputed_norms,
-                list_unlabelled_tiles(job.pool.site, job.pool.tile_size),
-                batch_size=job.settings.batch_size,
-                fill=job.statistics[0],
-            )
+        measure_statistics(job, phase)
         if phase.trains:
             break
-    return phase
+    return _search(job, phase, num_steps, show_progress)
 
 
 def _search(
@@ -229,15 +196,6 @@ def _search(
         statistics=job.statistics,
         source_tiles=job.source_tiles,
     )
-    build = partial(
-        build_trainer,
-        job.model,
-        phase,
-        settings=settings,
-        pool=job.pool,
-        source_tiles=job.source_tiles,
+    return search_phase_rate(
+        job, phase, batches, num_steps=num_steps, show_progress=show_progress
     )
-    with hold_weights(job.model, job.penalty):
-        return search_rate(
-            build, batches, num_steps=num_steps, show_progress=show_progress
-        )

@@ -35,7 +35,7 @@ class FakeFit:
         """What to raise at which call, counted from 0."""
 
     def __call__(self, job):
-        from cropseg.training.fit import FitResult
+        from cropseg.training.fit_job import FitResult
         from cropseg.training.history import Epoch
 
         self.jobs.append(job)

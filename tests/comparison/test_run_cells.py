@@ -12,6 +12,7 @@ import pytest
 from cropseg.comparison import run_cells as module
 from cropseg.comparison.run_cells import run_cells
 from cropseg.errors import ConflictError, DivergedError, UsageError
+from cropseg.training.computing import describe_computing
 from cropseg.training.run import Run
 from cropseg.training.tensorboard import EVENTS_NAME
 
@@ -98,6 +99,30 @@ def test_the_folder_of_a_run_is_its_name_and_a_hash(fake, run, prepare, source):
         assert name == result.cell.name
         assert len(digest) == 12
         assert int(digest, 16) >= 0
+    assert len(fake.calls) == len(results)
+
+
+@pytest.mark.parametrize("changes", [{"backend": "torch"}, {"precision": "bfloat16"}])
+def test_a_comparison_does_not_go_on_computed_in_another_way(
+    fake, run, prepare, source, tmp_path, changes
+):
+    job = prepare(source, modes=MODES)
+    module.refuse_mixture(job, tmp_path)
+    results, _ = run(job)
+    module.refuse_mixture(job, tmp_path)  # an earlier version did not write it down
+    forest = next(r for r in results if r.cell.mode == "pixel_forest")
+    for result in results:
+        path = result.run.out_dir / "metrics.json"
+        computed_with = describe_computing("auto") | changes
+        if result is not forest:
+            document = {"training": {"computed_with": computed_with}}
+            path.write_text(json.dumps(document), encoding="utf-8")
+
+    module.refuse_mixture(job, tmp_path)  # nothing is left
+    (forest.run.out_dir / "metrics.json").unlink()
+    module.refuse_mixture(job, tmp_path)  # nor is a network
+    with pytest.raises(ConflictError, match=f"{next(iter(changes))} was"):
+        module.refuse_mixture(prepare(source, modes=MODES, draws=3), tmp_path)
     assert len(fake.calls) == len(results)
 
 

@@ -43,6 +43,7 @@ def make_state(num_best=2):
         variables=variables,
         optimizer=[("step", np.array(7, np.int64)), ("momentum of a/b", values[0])],
         best_weights=[value + 1 for value in values[:num_best]],
+        computed_with={"backend": "jax"},
     )
 
 
@@ -54,7 +55,7 @@ def test_a_state_comes_back_bit_by_bit_and_in_order(tmp_path, num_best):
     save_state(state, path)
     loaded = load_state(path)
 
-    for name in ("epochs", "losses", "phases", "num_steps"):
+    for name in ("epochs", "losses", "phases", "num_steps", "computed_with"):
         assert getattr(loaded, name) == getattr(state, name)
     assert_equal(loaded.variables, state.variables)
     assert_equal(loaded.optimizer, state.optimizer)

@@ -11,7 +11,7 @@ from itertools import starmap
 import numpy as np
 import pytest
 
-from cropseg.errors import CropsegError, DivergedError
+from cropseg.errors import ConflictError, CropsegError, DivergedError
 from cropseg.models.bundle import add_normalization
 from cropseg.models.card import read_card
 from cropseg.models.weight_report import WeightReport, WeightRow
@@ -19,10 +19,11 @@ from cropseg.models.zoo import build_network
 from cropseg.runtime import keras, start_run
 from cropseg.sites.budget import open_pool
 from cropseg.sites.statistics import survey_site
-from cropseg.training import fit, trainer
+from cropseg.training import fit, phase_start, trainer
 from cropseg.training.batches import TileBatches
-from cropseg.training.checkpoint import load_state
-from cropseg.training.fit import FitJob, fit_model
+from cropseg.training.checkpoint import load_state, save_state
+from cropseg.training.fit import fit_model
+from cropseg.training.fit_job import FitJob
 from cropseg.training.l2sp import build_penalty
 from cropseg.training.locks import build_full_phase, choose_momentum, list_norms
 from cropseg.training.losses import build_loss, compute_class_weights
@@ -136,6 +137,29 @@ def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(
     assert again.losses == result.losses
     assert [item.epoch for item in again.epochs] == [1, 2]
     assert are_equal(same, weights)
+
+
+@pytest.mark.parametrize(
+    ("then", "change"),
+    [
+        ({"backend": "torch", "precision": "float32"}, "backend was torch"),
+        ({"precision": "bfloat16"}, "precision was bfloat16, is float32"),
+    ],
+)
+def test_a_training_does_not_go_on_computed_in_another_way(
+    make_job, uninterrupted, finished_path, tmp_path, then, change
+):
+    path = tmp_path / "state.npz"
+    state = load_state(finished_path)
+    save_state(dataclasses.replace(state, computed_with=then), path)
+
+    with pytest.raises(ConflictError, match=change) as caught:
+        fit_model(make_job(checkpoint_path=path))
+
+    assert caught.value.exit_code == 7
+    save_state(dataclasses.replace(state, computed_with=None), path)
+    again, _ = fit_weights(make_job(checkpoint_path=path))  # of an earlier version
+    assert again == uninterrupted[0]
 
 
 def test_a_finished_training_is_not_trained_further(
@@ -476,12 +500,12 @@ def test_the_searched_rate_of_a_phase_is_capped_kept_and_not_searched_again(
         suggestion = suggestions[len(searched) - 1]
         return RateSearch(rates=(0.1, 1.0), losses=(1.0, 2.0), suggestion=suggestion)
 
-    monkeypatch.setattr(fit, "search_rate", search_rate)
+    monkeypatch.setattr(phase_start, "search_rate", search_rate)
     phases = plan_three(2, 3, 4)
     phases = (
         *(
-            dataclasses.replace(phase, rates={}, searches_rate=True)
-            for phase in phases[:2]
+            dataclasses.replace(phase, name=name, rates={}, searches_rate=True)
+            for phase, name in zip(phases[:2], ("head", "../top"), strict=True)
         ),
         phases[2],
     )
@@ -496,7 +520,7 @@ def test_the_searched_rate_of_a_phase_is_capped_kept_and_not_searched_again(
     rates = [phase.learning_rate for phase in result.phases]
     assert rates == [0.004, 0.01, 0.001]  # ten times that of the settings at most
     assert {file.name for file in tmp_path.glob("*.png")} == {
-        *("rate_search_1_head.png", "rate_search_2_top.png"),
+        *("rate_search_1_head.png", "rate_search_2__top.png"),
     }
     assert result.seconds > sum(item.seconds for item in result.epochs)
 
@@ -527,7 +551,7 @@ def test_recomputed_statistics_are_measured_once_before_the_first_step(
         for variable in model.get_layer("norm").non_trainable_variables[-2:]:
             variable.assign(variable + 1)
 
-    monkeypatch.setattr(fit, "recompute_statistics", recompute_statistics)
+    monkeypatch.setattr(phase_start, "recompute_statistics", recompute_statistics)
     adabn = FitPhase(
         name="statistics", num_steps=0, trained=frozenset(), norms={"norm": RECOMPUTED}
     )

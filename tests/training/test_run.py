@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from cropseg.errors import ConflictError
 from cropseg.evaluation.calibration import compute_calibration
 from cropseg.inference.measure import Panel
 from cropseg.models.bundle import add_normalization, load_bundle
@@ -18,7 +20,12 @@ from cropseg.sites.budget import open_pool
 from cropseg.sites.grid import Window
 from cropseg.sites.statistics import survey_site
 from cropseg.training import run
-from cropseg.training.checkpoint import copy_value
+from cropseg.training.checkpoint import (
+    copy_value,
+    load_pretrained,
+    save_pretrained,
+)
+from cropseg.training.computing import describe_computing
 from cropseg.training.locks import build_full_phase
 from cropseg.training.optimizer_state import OptimizerState
 from cropseg.training.phases import FROZEN, RECOMPUTED, RUNNING, FitPhase
@@ -117,6 +124,7 @@ def test_the_files_of_a_run_tell_of_all_its_phases(make_start, tmp_path):
     ]
     assert training["trained_parameters"] == 48
     assert training["steps"] == 4
+    assert training["computed_with"] == describe_computing("auto")
     assert not {"resumed", "pretraining"} & set(training)
     assert read_fates(finished) == {
         "trained": list_variables("high", "head") | AFFINE,
@@ -133,6 +141,7 @@ def test_a_run_without_phases_changes_nothing(make_start, tmp_path):
     assert set(read_fates(finished)) == {"locked"}
     training = finished.metrics["training"]
     assert (training["steps"], training["phases"]) == (0, [])
+    assert set(training["computed_with"]) == {"backend"}
     assert training["trained_parameters"] == 0
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"model.keras", "weights.json", "metrics.json", "counts.npz"}
@@ -232,6 +241,11 @@ def test_an_interruption_after_pretraining_does_not_repeat_it(
         "first_loss": 2.0,
         "last_loss": 0.5,
     }
+    path = tmp_path / "run" / "checkpoints" / "pretrained.npz"
+    state = replace(load_pretrained(path), computed_with={"backend": "torch"})
+    save_pretrained(state, path)
+    with pytest.raises(ConflictError, match="backend was torch"):
+        execute(make_start(HEAD, pretrains=True), tmp_path / "run")
     fates = read_fates(finished)
     assert fates["pretrained"] == list_variables("low") | AFFINE | STATISTICS
     assert fates["locked"] == list_variables("high")
