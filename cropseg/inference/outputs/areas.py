@@ -35,8 +35,8 @@ TOTAL: Final = "total"
 _NUM_SAMPLES: Final = 33
 """Rows, and columns, at which the scale of a projection is looked at."""
 
-_STEP: Final = 500.0
-"""Half of the distance, in units of the CRS, over which that scale is measured."""
+_STEP_M: Final = 500.0
+"""Half of the distance over which that scale is measured."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -133,26 +133,32 @@ def measure_pixels_m2(grid: Grid) -> Floats:
         return area * planar_m2 / _measure_distortion(grid, planar_m2)
     cols = np.full(grid.height, grid.width / 2)
     _, latitudes = _locate(grid, cols, np.arange(0.5, grid.height))
-    return area * _measure_square_degree_m2(grid, latitudes)
+    return area * _measure_square_unit_m2(_open_crs(grid), latitudes)
 
 
-def _measure_square_degree_m2(grid: Grid, latitudes: Floats) -> Floats:
+def _measure_square_unit_m2(crs: Any, latitudes: Floats) -> Floats:
     """Return the area on the ellipsoid of a square degree, as it is at latitudes.
 
-    The product of the radii of curvature, M N cos(latitude), per square radian.
+    The product of the radii of curvature, M N cos(latitude), per square radian. Some
+    CRS, such as NTF (Paris), have grads for degrees.
+
+    Args:
+        crs: A geographic CRS of pyproj.
+        latitudes: In its units.
 
     References:
         Snyder (1987), Map Projections: A Working Manual, equations 4-18 and 4-20,
         doi:10.3133/pp1395.
     """
-    ellipsoid = _open_crs(grid).ellipsoid
+    ellipsoid = crs.ellipsoid
+    radians = crs.axis_info[0].unit_conversion_factor
     axis_m = ellipsoid.semi_major_metre
     flattening = 1 / ellipsoid.inverse_flattening if ellipsoid.inverse_flattening else 0
     squared = flattening * (2 - flattening)  # eccentricity
-    angles = np.radians(latitudes)
+    angles = latitudes * radians
     per_radian = axis_m**2 * (1 - squared) * np.cos(angles)
     per_radian /= (1 - squared * np.sin(angles) ** 2) ** 2
-    return np.asarray(per_radian * math.radians(1) ** 2)
+    return np.asarray(per_radian * radians**2)
 
 
 def _measure_distortion(grid: Grid, planar_m2: float) -> Floats:
@@ -169,32 +175,47 @@ def _measure_distortion(grid: Grid, planar_m2: float) -> Floats:
         np.linspace(0, grid.width, _NUM_SAMPLES),
         indexing="ij",
     )
-    degrees, latitudes = _measure_square_unit(grid, *_locate(grid, cols, rows))
-    scales = planar_m2 / (degrees * _measure_square_degree_m2(grid, latitudes))
+    crs = _open_crs(grid)
+    step = _STEP_M / math.sqrt(planar_m2)
+    angles, latitudes = _measure_angles(crs, *_locate(grid, cols, rows), step=step)
+    units_m2 = _measure_square_unit_m2(crs.geodetic_crs, latitudes)
+    scales = planar_m2 / (angles * units_m2)
     if not np.isfinite(scales).all() or np.abs(scales - 1).max() <= MAX_DISTORTION:
         return np.ones(grid.height)
     by_row = scales.mean(axis=1)
     return np.interp(np.arange(grid.height) + 0.5, rows[:, 0], by_row)
 
 
-def _measure_square_unit(grid: Grid, x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Return the square degrees of a square unit of a CRS, and the latitude, at places.
+def _measure_angles(
+    crs: Any, x: Floats, y: Floats, *, step: float
+) -> tuple[Floats, Floats]:
+    """Return how much longitude times latitude a square unit is, and the latitude.
 
     PROJ's own factors take the Earth for a sphere where Web Mercator does.
+
+    Args:
+        crs: A projected CRS of pyproj.
+        x: Places, in its units.
+        y: Likewise.
+        step: Half of the distance over which it is measured, likewise.
+
+    Returns:
+        Both in the units of its geographic CRS.
     """
     import pyproj
 
-    crs = _open_crs(grid)
-    transformer = pyproj.Transformer.from_crs(crs, crs.geodetic_crs, always_xy=True)
+    geographic = crs.geodetic_crs
+    turn = 2 * math.pi / geographic.axis_info[0].unit_conversion_factor
+    transformer = pyproj.Transformer.from_crs(crs, geographic, always_xy=True)
 
     def measure(dx: float, dy: float) -> tuple[Floats, Floats]:
         east, north = transformer.transform(x + dx, y + dy)
         west, south = transformer.transform(x - dx, y - dy)
-        turn = (east - west + 180) % 360 - 180  # across the 180th meridian
-        return turn / (2 * _STEP), (north - south) / (2 * _STEP)
+        along = (east - west + turn / 2) % turn - turn / 2  # across the 180th meridian
+        return along / (2 * step), (north - south) / (2 * step)
 
-    lon_x, lat_x = measure(_STEP, 0.0)
-    lon_y, lat_y = measure(0.0, _STEP)
+    lon_x, lat_x = measure(step, 0.0)
+    lon_y, lat_y = measure(0.0, step)
     _, latitudes = transformer.transform(x, y)
     return np.abs(lon_x * lat_y - lon_y * lat_x), latitudes
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -26,10 +25,9 @@ from cropseg.inference.outputs.dissolve import (
     sum_by,
 )
 from cropseg.inference.outputs.finished import MapReader
+from cropseg.inference.scenes.projection import is_true_to_scale, measure_pixel
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.grid import Grid, Window
-
-_METRES_PER_DEGREE: Final = 111_320.0
 
 Labels = npt.NDArray[np.int32]
 Ids = npt.NDArray[np.int64]
@@ -277,17 +275,19 @@ class _Scan:
 
 
 def measure_sides_m(grid: Grid) -> tuple[float, float]:
-    """Return width and height of a pixel in metres, as in the middle of the grid."""
+    """Return width and height of a pixel in metres, as in the middle of the grid.
+
+    They are those of its projection or, in degrees and where it is far from true as
+    Web Mercator is, those on the ground.
+
+    Raises:
+        DataError: If its middle has no place on the Earth.
+    """
+    if grid.crs.is_geographic or not is_true_to_scale(grid):
+        return measure_pixel(grid)
     t = grid.transform
-    if not grid.crs.is_geographic:
-        metres = float(grid.crs.linear_units_factor[1])
-        return math.hypot(t.a, t.d) * metres, math.hypot(t.b, t.e) * metres
-    _, latitude = t @ (grid.width / 2, grid.height / 2)
-    narrowing = math.cos(math.radians(latitude))
-    return (
-        math.hypot(t.a * narrowing, t.d) * _METRES_PER_DEGREE,
-        math.hypot(t.b * narrowing, t.e) * _METRES_PER_DEGREE,
-    )
+    metres = float(grid.crs.linear_units_factor[1])
+    return math.hypot(t.a, t.d) * metres, math.hypot(t.b, t.e) * metres
 
 
 def iterate_squares(

@@ -157,4 +157,6 @@ def _add_scale(axes: Any, grid: Grid, *, num_cols: int) -> None:
 def choose_length(most: float) -> float:
     """Return the largest 1, 2 or 5 times a power of ten that is not above a length."""
     power = 10.0 ** np.floor(np.log10(most))
-    return float(max(first * power for first in _LENGTHS if first * power <= most))
+    lengths = [first * power for first in _LENGTHS if first * power <= most]
+    # The logarithm of a number just below a power of ten may be rounded up to it.
+    return float(max(lengths, default=max(_LENGTHS) * power / 10))

@@ -56,6 +56,22 @@ def test_pixels_of_utm_have_the_area_of_the_projection(make_grid):
     assert (areas == 80).all()
 
 
+@pytest.mark.parametrize(
+    ("crs", "transform", "tolerance"),
+    [
+        ("EPSG:4807", Affine(1e-4, 0, 2, 0, -2e-4, 54), 1e-4),  # grads, from Paris
+        ("EPSG:27572", Affine(10, 0, 6e5, 0, -8, 2.4e6), 1e-3),  # a projection of it
+        ("+proj=merc +datum=WGS84 +units=km", Affine(1, 0, 1200, 0, -1, 6600), 1e-5),
+    ],
+)
+def test_units_other_than_degrees_and_metres_are_what_they_are(
+    make_grid, crs, transform, tolerance
+):
+    grid = make_grid(crs=crs, transform=transform)
+    expected = measure_geodesic_m2(grid, 35, 26)
+    assert measure_pixels_m2(grid)[35] == pytest.approx(expected, rel=tolerance)
+
+
 def test_pixels_in_feet_are_measured_in_metres(make_grid):
     grid = make_grid(crs="EPSG:2263", transform=Affine(10, 0, 1e6, 0, -10, 2e5))
     np.testing.assert_allclose(measure_pixels_m2(grid), 100 * 0.3048006096**2)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import pyproj
 import pytest
+from affine import Affine
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -14,6 +16,7 @@ from cropseg.inference.outputs.components import (
     find_components,
     iterate_squares,
     label_areas,
+    measure_sides_m,
 )
 from cropseg.inference.outputs.finished import open_map
 
@@ -162,3 +165,29 @@ def test_small_areas_among_themselves_become_one_of_the_class_of_most(write_map)
     assert len(np.unique(areas[5:15, 5:15])) == 1
     assert (classes[5:15, 5:15] == 1).all()  # 35 pixels, as many as 3 has
     assert sorted(components.areas_m2[components.class_ids != 255]) == [100 * 80]
+
+
+@pytest.mark.parametrize(
+    ("crs", "x", "y", "side"),
+    [
+        ("EPSG:3857", 1.2e6, 6.6e6, 10),  # a metre of it is 1.6 m there
+        ("EPSG:6933", 1e6, 6e6, 10),  # squares of it are none
+        ("EPSG:4326", 11, 57, 1e-4),
+        ("EPSG:4807", 2, 54, 1e-4),  # grads, from Paris
+    ],
+)
+def test_the_sides_of_a_pixel_are_those_on_the_ground(make_grid, crs, x, y, side):
+    grid = make_grid(crs=crs, transform=Affine(side, 0, x, 0, -side, y))
+    to_degrees = pyproj.Transformer.from_crs(crs, "EPSG:4326", always_xy=True)
+    places = [
+        to_degrees.transform(*(grid.transform @ place))
+        for place in ((26, 35), (27, 35), (26, 36))
+    ]
+    expected = [
+        pyproj.Geod(ellps="WGS84").inv(*places[0], *other)[2] for other in places[1:]
+    ]
+    assert measure_sides_m(grid) == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_sides_of_a_pixel_that_is_nearly_true_are_as_its_crs_says(make_grid):
+    assert measure_sides_m(make_grid()) == (10, 8)

@@ -102,7 +102,15 @@ def test_a_damaged_map_is_an_error(write_map, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("most", "length"), [(1, 1), (1.9, 1), (240, 200), (0.05, 0.05), (9999, 5000)]
+    ("most", "length"),
+    [
+        (1, 1),
+        (1.9, 1),
+        (240, 200),
+        (0.05, 0.05),
+        (9999, 5000),
+        (np.nextafter(1000, 0), 500),
+    ],
 )
 def test_a_scale_bar_has_a_round_length(most, length):
     assert choose_length(most) == pytest.approx(length)
