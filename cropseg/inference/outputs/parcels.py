@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.errors import DataError, join_problems
+from cropseg.errors import DataError, UsageError, join_problems
 from cropseg.inference.outputs.finished import (
     FinishedMap,
     MapReader,
@@ -18,7 +19,11 @@ from cropseg.inference.outputs.finished import (
     read_common_classes,
 )
 from cropseg.inference.outputs.legend import MapClass
-from cropseg.inference.outputs.vector_writer import check_ending, write_frames
+from cropseg.inference.outputs.vector_writer import (
+    check_ending,
+    find_free_name,
+    write_frames,
+)
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.drawing import draw_shapes
 from cropseg.sites.geometry import POINT_TYPES, prepare_shapes
@@ -71,14 +76,19 @@ def write_parcels(
         The number of fields that have a crop.
 
     Raises:
-        UsageError: If the ending of the output is unknown.
-        DataError: If the fields or a map cannot be read, or the file has a column of
-            such a name already.
+        UsageError: If the ending of the output is unknown, or it is the file itself.
+        DataError: If the fields or a map cannot be read, or the file has a column that
+            could not be kept.
         ResourceError: If the file cannot be written whole. Nothing is left behind.
     """
     check_ending(out_path)
+    if out_path.exists() and out_path.samefile(fields_path):
+        raise UsageError(
+            f"{out_path} is the file of the fields itself, which would be replaced. "
+            "Give another file to write to."
+        )
     table = read_table(fields_path, fields=None, layer=layer)
-    _check_table(table, fields_path)
+    _check_table(table, fields_path, out_path)
     classes = read_common_classes(maps)
     tally = _Tally.make(len(table.shapes), len(classes))
     located: dict[str, _Located] = {}
@@ -128,16 +138,32 @@ class _Located:
     """Finds them by place."""
 
 
-def _check_table(table: VectorTable, path: Path) -> None:
+def _check_table(table: VectorTable, path: Path, out_path: Path) -> None:
     import shapely
 
     problems = []
-    known = {name.casefold() for name in table.columns}
+    known = Counter(name.casefold() for name in table.columns)
     taken = [name for name in COLUMNS if name in known]
     if taken:
         problems.append(
             f"It has the column(s) {', '.join(taken)} already, which are added here. "
             "Rename or remove them."
+        )
+    twice = [name for name in table.columns if known[name.casefold()] > 1]
+    if twice and out_path.suffix.lower() == ".gpkg":
+        problems.append(
+            f"A GeoPackage does not tell its columns {', '.join(twice)} apart. Rename "
+            "all but one."
+        )
+    shaped = [
+        name
+        for name, values in table.columns.items()
+        if any(isinstance(value, shapely.Geometry) for value in values)
+    ]
+    if shaped:
+        problems.append(
+            f"Beside its polygons it holds geometries in {', '.join(shaped)}. "
+            "Remove them."
         )
     types = set(shapely.get_type_id(table.shapes).tolist())
     if types & set(POINT_TYPES):
@@ -284,9 +310,9 @@ def _build_frame(
     if has_confidence:
         frame[COLUMNS[2]] = confidences
     frame[COLUMNS[3]] = num_pixels
-    return geopandas.GeoDataFrame(
-        frame, geometry=shapely.force_2d(table.shapes), crs=table.crs
-    )
+    name = find_free_name("geometry", frame.columns)
+    frame[name] = geopandas.GeoSeries(shapely.force_2d(table.shapes), crs=table.crs)
+    return geopandas.GeoDataFrame(frame, geometry=name)
 
 
 def _build_column(values: Sequence[Any]) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -12,7 +12,6 @@ from cropseg.errors import ResourceError, UsageError
 from cropseg.files import write_whole
 
 _GEOPARQUET: Final = "1.1.0"
-_GEOMETRY: Final = "geometry"
 _EPOCH: Final = "1970-01-01T00:00:00Z"
 """The date in a GeoPackage, so that equal polygons give equal bytes."""
 
@@ -35,6 +34,14 @@ def check_ending(path: Path) -> None:
             f"{path} ends in `{path.suffix}`; polygons are written to files that end "
             f"in {', '.join(_WRITERS)}."
         )
+
+
+def find_free_name(name: str, taken: Iterable[str]) -> str:
+    """Return a name, longer where there is such a column, in whatever case."""
+    known = {str(column).casefold() for column in taken}
+    while name in known:
+        name += "_"
+    return name
 
 
 @contextlib.contextmanager
@@ -101,6 +108,11 @@ class _GeoPackageWriter:
                 layer=self._layer,
                 driver="GPKG",
                 append=not self._is_new,
+                # A column `fid`, as QGIS leaves it in files, is one like any other.
+                layer_options={
+                    "FID": find_free_name("fid", frame.columns),
+                    "GEOMETRY_NAME": find_free_name("geom", frame.columns),
+                },
                 geometry_type=self._geometry_type,
                 promote_to_multi=self._geometry_type == "MultiPolygon",
             )
@@ -146,10 +158,11 @@ class _GeoParquetWriter:
         import pyarrow as pa  # type: ignore[import-untyped]
         from pyarrow import ArrowException, parquet
 
-        columns = dict(frame.drop(columns=_GEOMETRY).items())
+        name = frame.geometry.name
+        columns = dict(frame.drop(columns=name).items())
         shapes = pa.array(frame.geometry.to_wkb(), pa.binary())  # also without rows
-        table = pa.table({**columns, _GEOMETRY: shapes})
         try:
+            table = pa.table({**columns, name: shapes})
             if self._file is None:
                 about = {
                     b"geo": json.dumps(_describe_geometry(frame, self._types)).encode()
@@ -196,8 +209,8 @@ def _describe_geometry(frame: Any, types: list[str]) -> dict[str, Any]:
     }
     return {
         "version": _GEOPARQUET,
-        "primary_column": _GEOMETRY,
-        "columns": {_GEOMETRY: column},
+        "primary_column": frame.geometry.name,
+        "columns": {frame.geometry.name: column},
     }
 
 

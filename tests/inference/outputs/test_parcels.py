@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import sqlite3
 
 import geopandas
 import numpy as np
@@ -158,6 +160,37 @@ def test_columns_geometry_and_crs_of_the_fields_stay(
     assert found.predicted_pixels.tolist() == [63, 30]
 
 
+@pytest.mark.parametrize("ending", [".gpkg", ".parquet"])
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"fid": [5, 5]},  # of two files that were merged
+        {"fid": ["a", "b"]},
+        {"FID": [1.5, None], "geom": ["x", "y"]},
+        {"geometry": ["square", "box"]},
+    ],
+)
+def test_columns_named_as_formats_name_theirs_stay(
+    columns, ending, write_map, tmp_path
+):
+    shapes = [box(1, 1, 3, 3), box(9, 1, 3, 3)]
+    frame = geopandas.GeoDataFrame({"place": shapes}, geometry="place", crs=32614)
+    for name, values in columns.items():
+        frame[name] = values
+    path, out = tmp_path / "fields.parquet", tmp_path / f"out{ending}"
+    frame.to_parquet(path)
+    assert write_parcels(path, [write_map(np.ones((70, 53)))], out) == 2
+    if ending == ".parquet":
+        found = parquet.read_table(out).to_pydict()
+        assert geopandas.read_parquet(out).geometry.notna().all()
+    else:
+        with contextlib.closing(sqlite3.connect(out)) as database:
+            rows = database.execute(f"SELECT {', '.join(columns)} FROM fields")  # noqa: S608
+            found = dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
+        assert geopandas.read_file(out).geometry.notna().all()
+    assert {name: found[name] for name in columns} == columns
+
+
 def test_whole_numbers_with_gaps_stay_whole_numbers(write_map, write_fields, count):
     fields = write_fields([box(1, 1, 3, 3), box(9, 1, 3, 3)], num=[2**60 + 1, None])
     document = json.loads(geopandas.read_file(fields).to_json())
@@ -203,13 +236,30 @@ def test_squares_without_a_field_are_not_read(
     [
         ([shapely.Point(X, Y)], {"a": [1]}, "points"),
         ([box(1, 1, 2, 2)], {"Predicted_Share": [1]}, "predicted_share already"),
+        ([box(1, 1, 2, 2)], {"Crop": [1], "crop": [2]}, "its columns Crop, crop apart"),
+        (
+            [box(1, 1, 2, 2)],
+            {"centre": geopandas.GeoSeries([shapely.Point(X, Y)], crs=32614)},
+            "geometries in centre",
+        ),
     ],
 )
 def test_files_that_cannot_be_given_crops_are_refused(
     geometries, columns, message, write_map, write_fields, count
 ):
     with pytest.raises(DataError, match=message):
-        count(write_fields(geometries, **columns), write_map(np.ones((70, 53))))
+        count(
+            write_fields(geometries, "fields.parquet", **columns),
+            write_map(np.ones((70, 53))),
+        )
+
+
+def test_fields_are_not_written_over_themselves(write_map, write_fields):
+    fields = write_fields([box(1, 1, 3, 3)])
+    before = fields.read_bytes()
+    with pytest.raises(UsageError, match="file of the fields itself"):
+        write_parcels(fields, [write_map(np.ones((70, 53)))], fields)
+    assert fields.read_bytes() == before
 
 
 def test_a_file_with_several_layers_must_be_given_one(write_map, write_fields, count):
