@@ -41,6 +41,9 @@ MIN_EQUAL: Final = 0.999
 _ONNX_OPSET: Final = 15
 """What ONNX Runtime 1.10 and newer reads, which QGIS plugins may bring."""
 
+_SAVED_MODEL: Final = {"assets", "fingerprint.pb", "saved_model.pb", "variables"}
+"""What TensorFlow writes into the folder of a SavedModel."""
+
 _CHECK_SIZE: Final = 256
 _NUM_CHECKED: Final = 2
 _PLOT_PX: Final = 16
@@ -106,7 +109,8 @@ def export_model(
     Raises:
         UsageError: If the format is unknown, its package is not installed, or the
             path or tile size does not fit.
-        ConflictError: If there is something at the path already.
+        ConflictError: If there is something at the path already, or in a folder to be
+            replaced what is no SavedModel.
         ModelError: If the model cannot be exported, or the result is too far from
             Keras. Nothing is written then.
         ResourceError: If the path cannot be written.
@@ -114,13 +118,7 @@ def export_model(
     path = Path(out_path)
     check_export_path(path, file_format)
     check_out_dir(path.parent)
-    files = (path, path.with_suffix(".bin")) if file_format == "openvino" else (path,)
-    there = [str(file) for file in files if file.exists()]
-    if there and not overwrite:
-        raise ConflictError(
-            f"There is already {' and '.join(there)}. Choose another --out, or replace "
-            "what is there with --overwrite."
-        )
+    _require_free(path, file_format, overwrite=overwrite)
     bundle = load_bundle(model_path)
     shape = _choose_shape(bundle, file_format, tile_size)
     tiles = _make_tiles(bundle.card, shape.size if shape else _CHECK_SIZE)
@@ -136,6 +134,29 @@ def export_model(
         )
         _refuse_if_far(export)
     return export
+
+
+def _require_free(path: Path, file_format: str, *, overwrite: bool) -> None:
+    """Refuse what stands where the files would be, unless it may be replaced."""
+    files = (path, path.with_suffix(".bin")) if file_format == "openvino" else (path,)
+    there = [str(file) for file in files if file.exists()]
+    if there and not overwrite:
+        raise ConflictError(
+            f"There is already {' and '.join(there)}. Choose another --out, or replace "
+            "what is there with --overwrite."
+        )
+    if file_format != "saved_model" or not there:
+        return
+    others = (
+        {item.name for item in path.iterdir()} - _SAVED_MODEL
+        if path.is_dir()
+        else {path.name}
+    )
+    if others:
+        raise ConflictError(
+            f"{path} holds what is no part of a SavedModel, such as {min(others)}, and "
+            "--overwrite would remove it. Choose another --out."
+        )
 
 
 def _choose_shape(
@@ -204,13 +225,18 @@ def _write_onnx(
         import onnxruntime
         import tf2onnx
 
-        model, _ = tf2onnx.convert.from_function(
-            function,
-            input_signature=function.input_signature,
-            opset=_ONNX_OPSET,
-            inputs_as_nchw=[INPUT_NAME],
-            outputs_as_nchw=[OUTPUT_NAME],
-        )
+        try:
+            model, _ = tf2onnx.convert.from_function(
+                function,
+                input_signature=function.input_signature,
+                opset=_ONNX_OPSET,
+                inputs_as_nchw=[INPUT_NAME],
+                outputs_as_nchw=[OUTPUT_NAME],
+            )
+        except Exception as error:  # it raises many kinds, without a base
+            raise ModelError(
+                f"tf2onnx cannot convert this model: {error}. Use another --format."
+            ) from error
     for node in model.graph.node:
         _say_nearest_plainly(node)
     if shape is not None:
@@ -252,6 +278,8 @@ def _write_openvino(
         hints = {"INFERENCE_PRECISION_HINT": "f32"}
         compiled = core.compile_model(core.read_model(part), "CPU", hints)
         yield lambda tiles: compiled(tiles)[OUTPUT_NAME]
+        # An old one must never stand beside the new weights.
+        path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

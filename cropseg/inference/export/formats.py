@@ -50,7 +50,8 @@ def check_export_path(path: Path, file_format: str) -> None:
             f"To export to {file_format}, {', '.join(missing)} must be installed. "
             f"Install with `pip install 'cropseg[{known.extra}]'`."
         )
-    if path.suffix != known.ending:
+    # Of `.` and `..` there is no name to hide and to replace.
+    if path.suffix != known.ending or path.name in {"", ".."}:
         wanted = f"end with {known.ending}" if known.ending else "be a folder's name"
         raise UsageError(
             f"--out is {path}; for --format {file_format} it must {wanted}, such as "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -149,6 +150,8 @@ def test_what_is_there_is_kept_until_it_is_to_be_replaced(
     )
     assert path.is_dir() == (file_format == "saved_model")
     assert path.is_dir() or path.read_bytes() != b"old"
+    # So it may be replaced once more.
+    assert path.is_file() or set(list_names(path)) <= export._SAVED_MODEL
 
 
 def test_weights_of_another_model_are_not_overwritten(model_path, tmp_path):
@@ -160,7 +163,7 @@ def test_weights_of_another_model_are_not_overwritten(model_path, tmp_path):
 def test_a_failing_disk_keeps_the_old_folder(model_path, tmp_path, monkeypatch):
     path = tmp_path / "model"
     path.mkdir()
-    (path / "old").write_text("old")
+    (path / "saved_model.pb").write_text("old")
 
     def fail(_descriptor):
         raise OSError(28, "No space left on device")
@@ -169,7 +172,58 @@ def test_a_failing_disk_keeps_the_old_folder(model_path, tmp_path, monkeypatch):
     with pytest.raises(ResourceError, match="No space left"):
         export_model(model_path, path, file_format="saved_model", overwrite=True)
     assert list_names(tmp_path) == ["model"]
-    assert list_names(path) == ["old"]
+    assert list_names(path) == ["saved_model.pb"]
+
+
+@pytest.mark.parametrize("names", [["saved_model.pb", "model.keras"], None])
+def test_a_folder_of_other_files_is_not_replaced(model_path, tmp_path, names):
+    path = tmp_path / "run"
+    if names is None:
+        path.write_text("a file")
+    else:
+        path.mkdir()
+        for name in names:
+            (path / name).write_text("years of work")
+    before = list_names(tmp_path)
+    with pytest.raises(
+        ConflictError, match=r"no part of a SavedModel, such as (mod|ru)"
+    ):
+        export_model(model_path, path, file_format="saved_model", overwrite=True)
+    assert list_names(tmp_path) == before
+    assert names is None or set(list_names(path)) == set(names)
+
+
+def test_old_and_new_files_of_openvino_never_stand_together(
+    model_path, tmp_path, monkeypatch
+):
+    pytest.importorskip("openvino")
+    path = tmp_path / "model.xml"
+    for file in (path, path.with_suffix(".bin")):
+        file.write_text("old")
+    replace_file = Path.replace
+
+    def fail(self, target):
+        if target == path:
+            raise OSError(5, "Input/output error", str(self))
+        return replace_file(self, target)
+
+    monkeypatch.setattr(Path, "replace", fail)
+    with pytest.raises(ResourceError, match="Input/output"):
+        export_model(model_path, path, file_format="openvino", overwrite=True)
+    assert list_names(tmp_path) == ["model.bin"]
+
+
+def test_what_onnx_has_no_counterpart_of_is_an_error_of_the_model(
+    model_path, tmp_path, monkeypatch
+):
+    converter = pytest.importorskip("tf2onnx")
+
+    def fail(*_args, **_options):
+        raise KeyError("MadeUpOp")
+
+    monkeypatch.setattr(converter.convert, "from_function", fail)
+    with pytest.raises(ModelError, match=r"MadeUpOp.*another --format"):
+        export_model(model_path, tmp_path / "m.onnx", file_format="onnx", tile_size=32)
 
 
 @pytest.mark.parametrize(
@@ -179,6 +233,7 @@ def test_a_failing_disk_keeps_the_old_folder(model_path, tmp_path, monkeypatch):
         ("model.bin", "openvino", r"must end with \.xml"),
         ("model.xml", "onnx", r"must end with \.onnx"),
         ("model.pb", "saved_model", "must be a folder's name"),
+        ("..", "saved_model", "must be a folder's name"),
     ],
 )
 def test_a_path_that_does_not_fit_the_format_is_refused(
@@ -186,6 +241,12 @@ def test_a_path_that_does_not_fit_the_format_is_refused(
 ):
     with pytest.raises(UsageError, match=said):
         export_model(model_path, tmp_path / name, file_format=file_format)
+
+
+def test_the_folder_one_is_in_is_no_name(model_path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match="must be a folder's name"):
+        export_model(model_path, ".", file_format="saved_model", overwrite=True)
 
 
 def test_a_missing_package_is_named_with_its_remedy(model_path, tmp_path, monkeypatch):
