@@ -11,8 +11,12 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from cropseg.errors import CropsegError, ModelError, ModelFileNotFoundError
-from cropseg.models.zoo import build_pretrained_network
+from cropseg.errors import CropsegError, ModelError
+from cropseg.models.imagenet_file import read_imagenet_file
+from cropseg.models.stages import find_encoder_end
+from cropseg.models.stored_weights import load_stored_weights
+from cropseg.models.zoo import build_pretrained_network, find_stages
+from cropseg.runtime import keras
 
 RGB: Final = ("red", "green", "blue")
 """What ImageNet's three bands are called in a manifest."""
@@ -71,16 +75,16 @@ def load_imagenet_encoder(
     Raises:
         ModelFileNotFoundError: If the file is not there.
         ModelError: If the weights cannot be had or are another network's.
+        UnsafeFileError: If reading the file could do harm.
         UsageError: If the encoder has no such weights.
     """
-    if weights_path is not None and not weights_path.is_file():
-        raise ModelFileNotFoundError(
-            f"No ImageNet weights at {weights_path.absolute()}. Give the `_no_top.h5` "
-            f"file of {encoder}."
-        )
-    origin = os.fspath(weights_path) if weights_path else "imagenet"
     try:
-        network = build_pretrained_network(architecture, encoder, weights=origin)
+        if weights_path is None:
+            network = build_pretrained_network(
+                architecture, encoder, weights="imagenet"
+            )
+        else:
+            network = _load_file(architecture, encoder, weights_path)
     except (CropsegError, MemoryError):
         raise
     except Exception as error:  # Keras has no other where a download fails
@@ -95,6 +99,12 @@ def load_imagenet_encoder(
         ) from error
     made_for = _INPUTS.get(encoder, _Input())
     arrays = {v.path: np.asarray(v) for v in network.weights}
+    bad = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if bad:
+        raise ModelError(
+            f"{len(bad)} variables of {weights_path or 'the download'}, {bad[0]} "
+            "first, are not finite. The file is damaged: get it again."
+        )
     if made_for.scale is not None:
         stem = next(path for path in arrays if path.endswith("kernel"))
         deviations = dict(zip(RGB, _STD, strict=True))
@@ -102,3 +112,20 @@ def load_imagenet_encoder(
         scaled = arrays[stem] * (factors * made_for.scale)[:, None]
         arrays[stem] = scaled.astype(arrays[stem].dtype)
     return PretrainedEncoder(arrays=arrays, bands=made_for.bands)
+
+
+def _load_file(architecture: str, encoder: str, path: Path) -> Any:
+    """Return a network whose encoder has the weights of a file.
+
+    By the names of its layers, where they are those of the encoder. Keras goes by
+    their order, which is left for files whose names it made up, as InceptionV3's.
+    """
+    layers = read_imagenet_file(path, encoder)
+    network = build_pretrained_network(architecture, encoder, weights=None)
+    end = find_encoder_end(network, find_stages(network, architecture, encoder))
+    part = keras.Model(network.inputs[0], network.get_layer(end).output)
+    names = {layer.name for layer in part.layers if layer.weights}
+    if {layer.name for layer in layers} != names:
+        return build_pretrained_network(architecture, encoder, weights=os.fspath(path))
+    load_stored_weights(part, layers, path)
+    return network

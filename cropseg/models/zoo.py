@@ -34,6 +34,7 @@ from unittest import mock
 
 from cropseg.errors import UsageError
 from cropseg.models import classic
+from cropseg.models.imagenet_file import FOREIGN_ENCODERS
 from cropseg.models.stages import HEAD, Stage, derive_stages
 from cropseg.runtime import keras
 
@@ -97,13 +98,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 )
 """The architectures of segmentation-models. `unet` also has encoders of ours."""
 
-_FOREIGN_ENCODERS = (
-    *("resnet18", "resnet34", "resnet50", "vgg16", "vgg19"),
-    *("inceptionv3", "mobilenet", "mobilenetv2"),
-    *(f"efficientnetb{number}" for number in range(5)),
-)
-
-ENCODERS: tuple[str, ...] = (*classic.FILTERS, *_FOREIGN_ENCODERS)
+ENCODERS: tuple[str, ...] = (*classic.FILTERS, *FOREIGN_ENCODERS)
 """The encoders; those in `classic.FILTERS` go with `unet` only."""
 
 
@@ -198,14 +193,16 @@ def find_stages(model: Any, architecture: str, encoder: str) -> tuple[Stage, ...
     )
 
 
-def build_pretrained_network(architecture: str, encoder: str, *, weights: str) -> Any:
+def build_pretrained_network(
+    architecture: str, encoder: str, *, weights: str | None
+) -> Any:
     """Build a network of segmentation-models with a pretrained encoder.
 
     Args:
         architecture: Such as `unet`.
         encoder: One of segmentation-models.
         weights: `imagenet`, which downloads them once, or the path of a file as the
-            download would have given it.
+            download would have given it. None leaves random ones.
 
     Returns:
         A functional model from three bands to logits of two classes, whose layers
@@ -219,7 +216,7 @@ def build_pretrained_network(architecture: str, encoder: str, *, weights: str) -
     if getattr(recipe.build, "func", None) is not _build_foreign:
         raise UsageError(
             f"There are no ImageNet weights for encoder {encoder}. Choose one of "
-            f"{', '.join(_FOREIGN_ENCODERS)} for area 1, or another mode."
+            f"{', '.join(FOREIGN_ENCODERS)} for area 1, or another mode."
         )
     logits = _build_logits(
         (None, None, 3),
@@ -434,5 +431,5 @@ _recipes: dict[tuple[str, str], _Recipe] = {
         decoder_prefixes=architecture.decoder_prefixes,
     )
     for name, architecture in ARCHITECTURES.items()
-    for encoder in _FOREIGN_ENCODERS
+    for encoder in FOREIGN_ENCODERS
 }

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cropseg.errors import DataError, ModelError, UsageError
 from cropseg.models.card import Card, match_card_classes
+from cropseg.models.imagenet_file import (
+    hash_imagenet_file,
+    read_imagenet_file,
+    require_imagenet_encoder,
+)
 from cropseg.sites.budget import LabelPool, parse_budget
 from cropseg.sites.holdout import hold_out
 from cropseg.sites.site import Site
@@ -99,6 +105,7 @@ def prepare_transfer(  # noqa: PLR0913 - keyword-only, and each is an option
     check_selectors(plan, card.stages, num_steps=chosen.num_steps)
     if plan.optimizer == "source":
         _check_state(source)
+    imagenet = _describe_imagenet(plan, card, reuse.imagenet_weights)
     target = prepare_target(site, card, reuse)
     _check_classes(plan, card, target)
     budget = parse_budget(labels) if labels else None
@@ -111,6 +118,7 @@ def prepare_transfer(  # noqa: PLR0913 - keyword-only, and each is an option
         what["plan"] = plan_to_json(plan)
     if plan.needs_source_site and source_site is not None:
         what["source_fingerprint"] = source_site.fingerprint
+    what |= imagenet
     if validation != "none":
         what["validation"] = validation
     record = describe_transfer(target, source, chosen, what, reuse=reuse)
@@ -170,6 +178,25 @@ def _check_state(source: Source) -> None:
             "does not lie in the folder of one: there is no checkpoints/state.npz "
             "beside it. Give the model.keras that `cropseg train` wrote there."
         )
+
+
+def _describe_imagenet(
+    plan: TransferPlan, card: Card, weights_path: Path | None
+) -> dict[str, str]:
+    """Check that ImageNet weights can be had; return what tells a file of them apart.
+
+    Raises:
+        UsageError: If the encoder has none.
+        ModelError: If the file cannot be used.
+        UnsafeFileError: If reading the file could do harm.
+    """
+    if "imagenet" not in plan.start.values():
+        return {}
+    require_imagenet_encoder(card.encoder)
+    if weights_path is None:
+        return {}
+    read_imagenet_file(weights_path, card.encoder)
+    return {"imagenet_sha256": hash_imagenet_file(weights_path)}
 
 
 def _check_classes(plan: TransferPlan, card: Card, target: Site) -> None:
