@@ -60,10 +60,13 @@ class Agreement:
         return self.num_equal / self.num_pixels if self.num_pixels else 1.0
 
     def __str__(self) -> str:
-        """Return it as a sentence."""
+        """Return it as a sentence. Rounded up, a share could pass for its bound."""
+        steps = (
+            10_000 * self.num_equal // self.num_pixels if self.num_pixels else 10_000
+        )
         return (
             f"{self.engine} at {self.precision} gives the class of float32 on "
-            f"{self.share:.2%} of {self.num_pixels:,} pixels."
+            f"{steps / 100:.2f}% of {self.num_pixels:,} pixels."
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -125,14 +125,27 @@ def _make_network(cache: EngineCache, made: Path) -> Path:
         try:
             with _wait_for_lock(folder):
                 # Another process may have made it while this one waited.
-                if not _is_whole(folder, cache):
-                    _convert(cache.model_path, made)
-                    _keep(made, folder, cache)
-                return folder
+                if _is_whole(folder, cache):
+                    return folder
+                _convert_same(cache, made)
+                _keep(made, folder, cache)
+                # Where there are no locks, two may have written at once.
+                if _is_whole(folder, cache):
+                    return folder
         except OSError as error:
             _log.info("Cannot keep a converted model in %s: %s", folder, error)
-    _convert(cache.model_path, made)
+    _convert_same(cache, made)
     return made
+
+
+def _convert_same(cache: EngineCache, made: Path) -> None:
+    """Convert the model, if it is still the one that the entry is named after."""
+    _convert(cache.model_path, made)
+    if hash_file(cache.model_path) != cache.model_sha256:
+        raise ModelError(
+            f"{cache.model_path} was replaced while it was converted. Call it again "
+            "when nothing writes the model any more."
+        )
 
 
 def _convert(model_path: Path, folder: Path) -> None:
@@ -156,6 +169,12 @@ def _convert(model_path: Path, folder: Path) -> None:
         text=True,
         check=False,
     )
+    if ended.returncode < 0:
+        raise ModelError(
+            f"The process that converts {model_path} was ended by signal "
+            f"{-ended.returncode}. It takes 1.2 GB of memory; free some, or use "
+            "--engine keras."
+        )
     if ended.returncode:
         kind: type[CropsegError] = _ERRORS.get(ended.returncode, ModelError)
         raise kind(ended.stderr.strip() or f"{model_path} cannot be converted.")

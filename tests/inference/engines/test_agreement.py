@@ -98,6 +98,11 @@ def test_below_the_bound_an_engine_is_refused(path):
     assert found.share == pytest.approx(0.99)
 
 
+def test_a_share_just_below_the_bound_does_not_look_like_it(path):
+    with pytest.raises(ModelError, match=r"on 99\.49% .* 99\.50%"):
+        check_agreement(Fixed(num_wrong=201), path, make_tiles())
+
+
 def test_too_few_pixels_are_not_remembered(path):
     first = check_agreement(Fixed(), path, make_tiles(side=99))
     assert (first.num_pixels, first.share) == (9_801, 1)

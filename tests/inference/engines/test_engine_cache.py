@@ -6,6 +6,7 @@ import json
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -141,6 +142,44 @@ def test_a_disk_that_fills_up_leaves_no_entry(path, monkeypatch):
     _, content = open_once(path)
     assert content == b"weightsnetwork.bin"
     assert list_files(path.parent) == [".lock", "model.keras"]
+
+
+def test_a_model_that_is_replaced_meanwhile_is_not_kept_as_the_old_one(
+    path, converted, monkeypatch
+):
+    convert = engine_cache._convert
+
+    def convert_another(model_path, folder):
+        model_path.write_bytes(b"other")
+        convert(model_path, folder)
+
+    monkeypatch.setattr(engine_cache, "_convert", convert_another)
+    with pytest.raises(ModelError, match="was replaced while it was converted"):
+        open_once(path)
+    assert list_files(path.parent) == [".lock", "model.keras"]
+    assert converted == [path]
+
+
+@pytest.mark.usefixtures("converted")
+def test_what_another_process_wrote_over_is_not_taken(path, home, monkeypatch):
+    keep = engine_cache._keep
+
+    def keep_spoilt(made, folder, cache):
+        keep(made, folder, cache)
+        if home not in folder.parents:
+            (folder / "network.bin").write_bytes(b"half of it")
+
+    monkeypatch.setattr(engine_cache, "_keep", keep_spoilt)
+    folder, content = open_once(path)
+    assert home in folder.parents
+    assert content == b"weightsnetwork.bin"
+
+
+def test_a_conversion_that_is_killed_says_so(path, monkeypatch):
+    killed = SimpleNamespace(returncode=-9, stderr="a line of TensorFlow's")
+    monkeypatch.setattr(engine_cache.subprocess, "run", lambda *_, **__: killed)
+    with pytest.raises(ModelError, match=r"ended by signal 9\. .* --engine keras"):
+        open_once(path)
 
 
 def test_two_that_start_together_convert_once(path, monkeypatch):
