@@ -79,24 +79,6 @@ class Agreement:
         }
 
 
-def measure_agreement(
-    engine: Engine, reference: Engine, tiles: Iterable[Values]
-) -> float:
-    """Return the share of pixels to which two engines give the same class.
-
-    Args:
-        engine: An engine.
-        reference: Another one of the same model.
-        tiles: Raw values with nodata filled, (height, width, bands). A pixel whose
-            bands all hold the fill value does not count.
-
-    Returns:
-        The share, 0 to 1; 1 where no pixel counts.
-    """
-    num_equal, num_pixels = _count_equal(engine, reference, tiles)
-    return num_equal / num_pixels if num_pixels else 1.0
-
-
 def check_agreement(
     engine: Engine,
     model_path: str | Path,
@@ -109,8 +91,8 @@ def check_agreement(
     Args:
         engine: The engine, without averaging over turned tiles.
         model_path: The bundle that it runs.
-        tiles: Tiles from all over a scene, as for `measure_agreement`. The first
-            `NUM_TILES` are taken, and none where nothing needs to be measured.
+        tiles: Tiles from all over a scene, as for `count_equal`. The first `NUM_TILES`
+            are taken, and none where nothing needs to be measured.
         min_agreement: The least share that is accepted.
 
     Returns:
@@ -151,7 +133,7 @@ def _measure(
             precision="float32",
             tile_size=chosen[0].shape[0],
         )
-        num_equal, num_pixels = _count_equal(engine, reference, chosen)
+        num_equal, num_pixels = count_equal(engine, reference, chosen)
     return Agreement(
         engine=engine.name,
         precision=engine.precision,
@@ -160,10 +142,20 @@ def _measure(
     )
 
 
-def _count_equal(
+def count_equal(
     engine: Engine, reference: Engine, tiles: Iterable[Values]
 ) -> tuple[int, int]:
-    """Return the pixels with one class, and all that count."""
+    """Count the pixels to which two engines give the same class.
+
+    Args:
+        engine: An engine.
+        reference: Another one of the same model.
+        tiles: Raw values with nodata filled, (height, width, bands). A pixel whose
+            bands all hold the fill value does not count.
+
+    Returns:
+        These pixels, and all that count.
+    """
     kept = list(tiles)
     fill = np.asarray(engine.card.nodata_fill, np.float32)
     num_equal = num_pixels = 0

@@ -3,7 +3,8 @@
 A map is read square by square. What reaches over the edge of a square is put together
 from its pieces, so that no border of a square or tile is in the polygons. All corners
 are corners of pixels until the last step, and so whole numbers: putting together is
-exact, and neighbours share their borders point by point, simplified or not.
+exact, and neighbours share their borders, simplified or not. Where a third one begins
+on a straight border, the first has no corner.
 """
 
 from __future__ import annotations
