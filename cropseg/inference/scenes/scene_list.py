@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import glob
 import io
+import math
 import os
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
@@ -134,8 +135,10 @@ def _take_file(text: str) -> SceneRequest:
 
 
 def _name(text: str) -> str:
-    path = unquote(urlsplit(text).path) if is_address(text) else text
-    return Path(path).stem or "scene"
+    if not is_address(text):
+        return Path(text).stem or "scene"
+    name = Path(unquote(urlsplit(text).path)).stem
+    return name if name and is_file_name(name) else "scene"
 
 
 def _list_folder(text: str) -> list[str]:
@@ -277,7 +280,9 @@ def _take_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> list[SceneReque
 
 
 def _clean(value: Any) -> str:
-    return "" if value is None else str(value).strip()
+    # A column of a table that holds nothing may be one of numbers.
+    is_missing = value is None or (isinstance(value, float) and math.isnan(value))
+    return "" if is_missing else str(value).strip()
 
 
 def is_file_name(name: str) -> bool:

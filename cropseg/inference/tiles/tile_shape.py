@@ -67,10 +67,12 @@ def choose_tile_shape(
         size = max(1, round(DEFAULT_TILE_SIZE / multiple)) * multiple
     if context is None:
         context = min(DEFAULT_CONTEXT, size // 4) // multiple * multiple
-    if size % multiple or context % multiple or size <= 2 * context:
+    is_cut = size % multiple or context % multiple
+    if is_cut or size <= 2 * context or context < 0:
         raise UsageError(
             f"Tile size {size} with context {context} does not fit this model: both "
-            f"must be multiples of {multiple}, and a tile wider than two contexts."
+            f"must be multiples of {multiple}, the context not below 0, and a tile "
+            "wider than two contexts."
         )
     return TileShape(size=size, context=context)
 

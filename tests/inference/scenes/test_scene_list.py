@@ -164,6 +164,12 @@ def test_a_list_that_cannot_be_used_is_told_where_it_fails(here, text, message):
     assert error.value.exit_code == 3
 
 
+def test_names_that_a_table_lacks_are_those_of_the_files(here):
+    columns = {"image": ["scenes/b.tif", "scenes/c.tif"], "name": [float("nan")] * 2}
+    parquet.write_table(pa.table(columns), here / "batch.parquet")
+    assert list_names("batch.parquet") == ["b", "c"]
+
+
 @pytest.mark.parametrize("name", ["batch.csv", "batch.parquet", "batch.json"])
 def test_a_damaged_list_is_an_error(here, name):
     (here / name).write_bytes(b"PAR1\xff\xfe image, " * 9)
@@ -174,6 +180,14 @@ def test_a_damaged_list_is_an_error(here, name):
 def test_a_list_that_is_not_there_is_an_error_that_says_where_it_looked(here):
     with pytest.raises(DataFileNotFoundError, match=str(here)):
         list_scenes(["batch.csv"])
+
+
+@pytest.mark.parametrize("end", ["..", "%2e%2e", ".hidden.tif", "a%0Ab.tif", ""])
+def test_an_address_gives_no_name_that_is_no_name_of_a_file(end):
+    url = f"https://a.example/x/{end}?key=1"
+    (request,) = list_scenes([url], allow_remote=["a.example"])
+    assert request.name in {"scene", "x"}
+    assert request.files == (url,)
 
 
 def test_addresses_need_their_host_allowed_and_each_host_is_told_once(here):

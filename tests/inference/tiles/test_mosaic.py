@@ -87,7 +87,8 @@ def test_any_chosen_shape_keeps_origins_on_the_stride(multiple, times):
 
 
 @pytest.mark.parametrize(
-    ("size", "context"), [(100, None), (96, 20), (64, 32), (64, 96), (0, None)]
+    ("size", "context"),
+    [(100, None), (96, 20), (64, 32), (64, 96), (0, None), (64, -32)],
 )
 def test_a_shape_that_cannot_work_is_refused(size, context):
     with pytest.raises(UsageError, match="multiples of 32") as error:
