@@ -143,6 +143,10 @@ def bad(make_site, area_1, area_2, model, folder):
         "neither model nor comparison": (move, 2, "--from MODEL or --like"),
         "both": ((*move, "--from", model, "--like", folder), 2, "either --from"),
         "like with settings": ((*move, "--like", folder, *TINY), 2, "--like takes all"),
+        "like with another choice": (
+            (*move, "--like", folder, "--normalization", "target"),
+            *(2, "--like takes all"),
+        ),
         "missing model": ((*move, "--from", folder / "no.keras"), 4, "No model at"),
         "no model": ((*move, "--from", no_model), 4, "is no model file"),
         "bands that do not fit": (

@@ -24,6 +24,7 @@ from cropseg.files import check_out_dir
 from cropseg.transfer.modes import PIXEL_FOREST, get_plan
 from cropseg.transfer.prepare import prepare_transfer
 from cropseg.transfer.source import find_source
+from cropseg.transfer.target import ReuseOptions
 
 
 def transfer(
@@ -59,7 +60,7 @@ def transfer(
         raise UsageError("Give either --from MODEL or --like COMPARISON.")
     site, source_site = open_areas(manifest, source, allow_remote)
     if like is not None:
-        if settings or labels:
+        if settings or labels or draw or reuse.read_options() != ReuseOptions():
             raise UsageError(
                 "--like takes all settings from the comparison and all labels of the "
                 "site; leave the other options out."

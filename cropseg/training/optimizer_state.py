@@ -38,6 +38,8 @@ class OptimizerState:
     """Mean gradient of each trained variable, as Adam keeps it."""
     velocities: Arrays
     """Mean square gradient of each trained variable."""
+    kept: tuple[npt.NDArray[Any], ...] = ()
+    """Weights of the model that the training saved, in the order of the model."""
 
 
 def read_optimizer_state(run_dir: str | Path) -> OptimizerState:
@@ -60,11 +62,13 @@ def read_optimizer_state(run_dir: str | Path) -> OptimizerState:
             "the model.keras in that folder, or choose mode full."
         )
     rates = [phase.learning_rate for phase in state.phases if phase.learning_rate]
+    weights = {k: v for k, v in state.variables if k != RANDOM_STATE}
     return OptimizerState(
         step=int(slots[_STEP]),
         learning_rate=rates[-1],
         num_steps=state.num_steps,
-        weights={k: v for k, v in state.variables if k != RANDOM_STATE},
+        weights=weights,
+        kept=tuple(state.best_weights or weights.values()),
         momentums=_take(slots, _MOMENTUM),
         velocities=_take(slots, _VELOCITY),
     )

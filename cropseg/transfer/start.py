@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cropseg.errors import ModelError
 from cropseg.models.bundle import Bundle, add_normalization
 from cropseg.models.card import Card, Lineage, fit_site_to_card, match_card_classes
 from cropseg.models.imagenet import INPUT_NORM, load_imagenet_encoder
@@ -72,7 +73,7 @@ def start_transfer(  # noqa: PLR0913 - keyword-only, and all decide the start
     card, site = source.card, pool.site
     resumed = None
     if plan.optimizer == "source" and source_dir is not None:
-        resumed = read_optimizer_state(source_dir)
+        resumed = _read_state(source, source_dir)
     bands = choose_statistics(reuse.normalization, card, site, pool.tile_size)
     target = _build_target(source, site, plan, bands)
     donors = _list_donors(source, plan, reuse, resumed)
@@ -107,6 +108,24 @@ def start_transfer(  # noqa: PLR0913 - keyword-only, and all decide the start
         caches_features=plan.caches_features,
         pretrains=plan.pretrains,
     )
+
+
+def _read_state(source: Bundle, source_dir: Path) -> OptimizerState:
+    """Read the state of the training that a model comes from.
+
+    Raises:
+        ModelError: If there is none, or it is that of another model: its weights would
+            silently be taken in place of those of the model.
+    """
+    state = read_optimizer_state(source_dir)
+    ours = source.model.get_weights()
+    if len(ours) != len(state.kept) or not all(map(np.array_equal, ours, state.kept)):
+        raise ModelError(
+            f"The training whose state lies in {source_dir / 'checkpoints'} did not "
+            "make this model: it saved other weights. Give the model.keras that it "
+            "wrote there, or choose mode full."
+        )
+    return state
 
 
 def _build_target(

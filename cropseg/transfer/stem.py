@@ -20,12 +20,17 @@ from cropseg.runtime import keras
 
 Array = npt.NDArray[Any]
 
+_SINGLE = (keras.layers.BatchNormalization, keras.layers.DepthwiseConv2D)
+"""Layers that treat each band alone."""
+
 
 def find_band_variables(model: Any) -> frozenset[str]:
     """Return the paths of the variables that have values for each band.
 
-    These are the kernels of the layers that read the normalised bands, and a batch
-    normalisation of the bands, as the ResNets of segmentation-models have one.
+    These are the kernels of the layers that read the normalised bands. A layer that
+    treats each band alone, such as the batch normalisation of the bands that the
+    ResNets of segmentation-models have, or a depthwise convolution, has them all, and
+    so do those that read it.
 
     Args:
         model: A flat model with `band_normalization` in front.
@@ -37,11 +42,11 @@ def find_band_variables(model: Any) -> frozenset[str]:
         if name in passed or not passed.intersection(sources):
             continue
         layer = layers.get(name)
-        is_norm = isinstance(layer, keras.layers.BatchNormalization)
-        if layer is None or is_norm:
+        is_single = isinstance(layer, _SINGLE)
+        if layer is None or is_single:
             passed.add(name)
         if layer is not None:
-            paths |= {v.path for v in layer.weights if is_norm or "kernel" in v.name}
+            paths |= {v.path for v in layer.weights if is_single or "kernel" in v.name}
     return frozenset(paths)
 
 

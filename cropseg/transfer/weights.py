@@ -155,8 +155,8 @@ def convert_slots(
         slots: An array for each trained variable of the source, by path.
 
     Returns:
-        An array for each variable of the new model that has a slot in the source;
-        what the source did not have is 0.
+        An array for each variable of the new model that has a slot in the source. A
+        class that the source did not have is 0, a band the mean of the others.
     """
     return {
         match.path: match.convert(
@@ -178,16 +178,15 @@ def report_matches(
         donor: Whom the head was taken from, or None.
     """
     rows = [match.to_row() for match in matches]
-    if donor is None:
-        return WeightReport(rows=tuple(rows))
-    used = {name for names in target.matches.values() for name in names}
-    paths = [match.path for match in matches if match.path.startswith(HEAD_LAYER)]
-    rows += [
-        _skip(f"{path}[{name}]", "head", donor.arrays[path].shape[:-1], "class")
-        for path in paths
-        for name in donor.classes
-        if name not in used
-    ]
+    if donor is not None:
+        used = {name for names in target.matches.values() for name in names}
+        rows += [
+            _skip(f"{match.path}[{name}]", "head", match.shape[:-1], "class")
+            for match in matches
+            if match.path.startswith(f"{HEAD_LAYER}/")
+            for name in donor.classes
+            if name not in used
+        ]
     stem = find_band_variables(target.model)
     rows += [
         _skip(f"{match.path}[{band}]", match.part, (), "band")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import starmap
 
 import numpy as np
 import pytest
@@ -85,6 +86,8 @@ def test_the_folder_of_a_training_has_the_state_of_its_optimizer(trained_run):
         shape = state.weights[path].shape
         assert state.momentums[path].shape == state.velocities[path].shape == shape
         assert (state.velocities[path] >= 0).all()
+    kept = zip(state.kept, model.get_weights(), strict=True)
+    assert all(starmap(np.array_equal, kept))
     last = load_state(trained_run.out_dir / "checkpoints" / "state.npz")
     for name, value in last.variables:
         np.testing.assert_array_equal(state.weights[name], value)

@@ -9,7 +9,7 @@ from scipy.signal import convolve2d
 from cropseg.errors import ModelError
 from cropseg.models.bundle import add_normalization
 from cropseg.models.zoo import build_network
-from cropseg.runtime import start_run
+from cropseg.runtime import keras, start_run
 from cropseg.transfer.stem import find_band_variables, match_bands
 
 BANDS = ("blue", "green", "red", "nir")
@@ -39,6 +39,31 @@ def test_the_variables_of_the_bands_are_found_in_the_graph(encoder, expected):
     model = add_normalization(network, mean=[0.0] * 5, std=[1.0] * 5)
 
     assert find_band_variables(model) == expected
+
+
+def test_a_network_that_begins_with_single_bands_is_the_same_for_another_order():
+    start_run(0)
+    pixels = keras.Input((8, 8, 4), name="pixels")
+    x = keras.layers.DepthwiseConv2D(3, padding="same", name="single")(pixels)
+    x = keras.layers.BatchNormalization(name="norm")(x)
+    x = keras.layers.Conv2D(5, 1, name="mixed")(keras.layers.ReLU()(x))
+    network = keras.Model(pixels, keras.layers.Conv2D(2, 1, name="head")(x))
+    model = add_normalization(network, mean=[0.0] * 4, std=[1.0] * 4)
+    rng = np.random.default_rng(0)
+    for variable in model.weights:  # a new network has the same number for all bands
+        variable.assign(rng.uniform(0.5, 1.5, variable.shape))
+    images = rng.normal(size=(2, 8, 8, 4)).astype("float32")
+    expected = np.asarray(model(images))
+
+    found = find_band_variables(model)
+    for variable in model.weights:
+        if variable.path in found:
+            values = np.asarray(variable)
+            variable.assign(match_bands(values, values, BANDS, BANDS[::-1])[0])
+
+    names = {path.partition("/")[0] for path in found}
+    assert names == {"single", "norm", "mixed"}
+    np.testing.assert_allclose(model(images[..., ::-1]), expected, rtol=1e-5)
 
 
 def test_the_same_bands_in_another_order_are_the_same_filters():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from cropseg.models.bundle import load_bundle
 from cropseg.models.card import read_card
 from cropseg.runtime import keras
 from cropseg.sites.site import open_site
+from cropseg.training.checkpoint import load_state, save_state
 from cropseg.transfer.modes import PLANS
 from cropseg.transfer.target import DEFAULT_EPOCHS, ReuseOptions, choose_settings
 from cropseg.transfer.transfer import transfer_to_site
@@ -185,6 +188,28 @@ def test_a_finished_transfer_is_returned_unchanged(
         with pytest.raises(ConflictError) as caught:
             transfer_to_site(area_2, source_path, **{"mode": "full", **given, **change})
         assert caught.value.exit_code == 7
+
+
+def test_a_training_goes_on_only_with_the_model_that_it_made(
+    area_2, source_path, settings, tmp_path
+):
+    """Its checkpoint has other weights, which would be taken in place of these."""
+    folder = tmp_path / "area_1"
+    shutil.copytree(source_path.parent, folder)
+    state = load_state(folder / "checkpoints" / "state.npz")
+    moved = replace(state, best_weights=[value + 1 for value in state.best_weights])
+    save_state(moved, folder / "checkpoints" / "state.npz")
+
+    with pytest.raises(ModelError, match=r"did not make this model.*mode full"):
+        transfer_to_site(
+            area_2,
+            folder / "model.keras",
+            mode="resume",
+            out_dir=tmp_path / "run",
+            **settings,
+        )
+
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_site_without_a_band_of_the_model_is_refused(

@@ -272,6 +272,15 @@ def test_filters_of_shared_bands_are_copied_and_new_bands_start_from_their_mean(
         )
 
 
+def test_bands_that_are_dropped_are_reported_also_where_the_head_is_random(source):
+    bands = source.card.bands[1:]
+
+    _, _, report = load(source, "new_decoder", bands=bands)
+
+    skipped = [row.variable for row in report.rows if row.action == "skipped"]
+    assert skipped == [f"encoder_1_conv_1/kernel[{source.card.bands[0]}]"]
+
+
 def test_slots_of_an_optimizer_follow_their_variables(source):
     target = make_target(source)
     plan = get_plan("full")
