@@ -8,13 +8,19 @@ All of it can be done twice.
 from __future__ import annotations
 
 import contextlib
-import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+from cropseg.errors import CropsegError
 from cropseg.inference.mapping.channel import ClosedError
-from cropseg.inference.mapping.jobs import PARTS_DIR, BandJob, SceneJob, cut_scene
+from cropseg.inference.mapping.jobs import BandJob, SceneJob, cut_scene
+from cropseg.inference.mapping.parts import (
+    blame_part,
+    note_engine,
+    read_engine,
+    remove_parts,
+)
 from cropseg.inference.mapping.regrid import iterate_regridded
 from cropseg.inference.outputs.layers import Layer
 from cropseg.inference.outputs.writer import (
@@ -32,26 +38,34 @@ from cropseg.sites.raster import open_raster
 SCENE_TAG: Final = "cropseg_scene"
 """Tag of a finished file: the fingerprint of its scene."""
 
+ENGINE_TAG: Final = "cropseg_engine"
+"""Tag of a finished file: what predicted it, and at which precision."""
+
 Writers = dict[Layer, LayerWriter]
 
 
-def write_band(job: BandJob, tiles: Iterable[PredictedTile]) -> tuple[int, ...]:
+def write_band(
+    job: BandJob, tiles: Iterable[PredictedTile], *, engine: str
+) -> tuple[int, ...]:
     """Write the files of a band.
 
     Args:
         job: The band.
         tiles: Pieces that partition it.
+        engine: What predicts them, as `name_engine` gives it.
 
     Returns:
         Pixels of each class of the model.
 
     Raises:
         ResourceError: If a file cannot be written whole. None is left behind.
+        ConflictError: If other bands of its scene were computed by another engine.
     """
     with contextlib.ExitStack() as stack:
         if job.is_whole:
-            writers = _open_finished(job.scene, stack)
+            writers = _open_finished(job.scene, stack, engine)
         else:
+            note_engine(job.scene, engine)
             writers = {
                 layer: stack.enter_context(
                     write_part(
@@ -80,11 +94,11 @@ def assemble_scene(
 
     Raises:
         ResourceError: If a file cannot be written whole. The parts stay.
-        DataError: If a part cannot be read.
+        DataError: If a part cannot be read. It is removed, to be made again.
         ClosedError: If it was stopped.
     """
     with contextlib.ExitStack() as stack:
-        writers = _open_finished(scene, stack)
+        writers = _open_finished(scene, stack, read_engine(scene) or "")
         for writer, piece in _iterate_pieces(scene, writers):
             if is_stopped():
                 raise ClosedError
@@ -93,28 +107,28 @@ def assemble_scene(
     return _count_classes(scene, writers)
 
 
-def remove_parts(scene: SceneJob) -> None:
-    """Remove the parts of a scene, those of earlier content too."""
-    folder = scene.out_dir / PARTS_DIR
-    shutil.rmtree(folder / scene.name, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        folder.rmdir()  # raises where another scene has parts
+def read_common_tags(paths: Sequence[Path]) -> Mapping[str, str]:
+    """Return the tags that all finished files of a scene have alike.
+
+    Empty where a file is missing or cannot be read.
+    """
+    common: dict[str, str] = {}
+    for number, path in enumerate(paths):
+        try:
+            with open_raster(path, RAW) as reader:
+                tags = reader.read_tags()
+        except CropsegError:
+            return {}
+        known = tags if number == 0 else common
+        common = {key: text for key, text in known.items() if tags.get(key) == text}
+    return common
 
 
-def read_tag(paths: Iterable[Path]) -> str | None:
-    """Return the fingerprint on which the files of a scene agree, or None."""
-    found = set()
-    for path in paths:
-        if not path.exists():
-            return None
-        with open_raster(path, RAW) as reader:
-            found.add(reader.read_tags().get(SCENE_TAG))
-    return found.pop() if len(found) == 1 else None
-
-
-def _open_finished(scene: SceneJob, stack: contextlib.ExitStack) -> Writers:
+def _open_finished(
+    scene: SceneJob, stack: contextlib.ExitStack, engine: str
+) -> Writers:
     card = scene.scene.card
-    tags = {SCENE_TAG: scene.fingerprint, "site": card.site}
+    tags = {SCENE_TAG: scene.fingerprint, ENGINE_TAG: engine, "site": card.site}
     return {
         layer: stack.enter_context(
             write_layer(scene.get_path(layer), scene.out_grid, layer, card, tags=tags)
@@ -134,8 +148,10 @@ def _iterate_pieces(
         return
     for job in cut_scene(scene, in_parts=True):
         for layer, writer in writers.items():
-            for piece in read_part(job.get_part_path(layer)):
-                yield writer, piece
+            path = job.get_part_path(layer)
+            with blame_part(path):
+                for piece in read_part(path):
+                    yield writer, piece
 
 
 def _count_classes(scene: SceneJob, writers: Writers) -> tuple[int, ...]:

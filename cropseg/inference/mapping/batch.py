@@ -19,6 +19,7 @@ from pathlib import Path
 from cropseg.errors import CropsegError
 from cropseg.inference.mapping.assemble import assemble_scene
 from cropseg.inference.mapping.jobs import BandJob, BandResult, SceneJob, cut_scene
+from cropseg.inference.mapping.parts import read_engine, remove_empty
 from cropseg.inference.mapping.pipeline import RunJobs, tell_bug
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class SceneResult:
     """Pixels of its map by class of the model."""
     seconds: float = 0.0
     """How long its bands took, and putting them together. Scenes overlap."""
+    engine: str = ""
+    """What predicted it, as `name_engine` gives it."""
     error: CropsegError | None = None
     """Why it failed; None where its files are whole and in their place."""
 
@@ -83,6 +86,7 @@ class _Batch:
     def __init__(self, *, in_parts: bool) -> None:
         self._in_parts = in_parts
         self._scenes: dict[str, _Progress] = {}
+        self._out_dirs: set[Path] = set()
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="cropseg-assemble")
@@ -95,6 +99,7 @@ class _Batch:
             bands = cut_scene(scene, in_parts=self._in_parts)
             todo = [band for band in bands if not band.is_done]
             with self._lock:
+                self._out_dirs.add(scene.out_dir)
                 progress = self._scenes[scene.name] = _Progress(num_bands=len(todo))
             if len(todo) < len(bands):
                 done = len(bands) - len(todo)
@@ -118,8 +123,12 @@ class _Batch:
             progress.has_failed = True
             self._finished.append(SceneResult(scene=scene, error=result.error))
         elif result.job.is_whole:
-            pixels = result.class_pixels
-            done = SceneResult(scene=scene, class_pixels=pixels, seconds=result.seconds)
+            done = SceneResult(
+                scene=scene,
+                class_pixels=result.class_pixels,
+                seconds=result.seconds,
+                engine=result.engine,
+            )
             self._finished.append(done)
         elif not progress.num_bands:
             self._assemble(scene, progress)
@@ -139,6 +148,8 @@ class _Batch:
         """Stop what is under way, and wait until it has cleaned up."""
         self._stopped.set()
         self._pool.shutdown(cancel_futures=True)
+        for folder in tuple(self._out_dirs):
+            remove_empty(folder)
 
     def _assemble(self, scene: SceneJob, progress: _Progress) -> None:
         future = self._pool.submit(self._assemble_now, scene, progress.seconds)
@@ -146,6 +157,7 @@ class _Batch:
 
     def _assemble_now(self, scene: SceneJob, seconds: float) -> SceneResult:
         started = time.monotonic()
+        engine = read_engine(scene) or ""  # before the parts go
         try:
             pixels = assemble_scene(scene, is_stopped=self._stopped.is_set)
         except CropsegError as error:
@@ -153,4 +165,6 @@ class _Batch:
         except Exception as error:  # noqa: BLE001 - the other scenes go on
             return SceneResult(scene=scene, seconds=seconds, error=tell_bug(error))
         seconds += time.monotonic() - started
-        return SceneResult(scene=scene, class_pixels=pixels, seconds=seconds)
+        return SceneResult(
+            scene=scene, class_pixels=pixels, seconds=seconds, engine=engine
+        )

@@ -20,64 +20,41 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
-from cropseg.errors import ModelError, ResourceError, UsageError
+from cropseg.errors import ModelError, ResourceError
+from cropseg.inference.mapping.cluster_client import (
+    PATIENCE_S,
+    Show,
+    check_workers,
+    keep_dask_quiet,
+    open_client,
+    parse_address,
+    require_distributed,
+    show_workers,
+)
 from cropseg.inference.mapping.cluster_tasks import (
+    DeadlyBandError,
     Jobs,
     TaskReport,
+    WorkerStart,
     group_jobs,
     make_absolute,
     name_bands,
 )
-from cropseg.inference.mapping.cluster_worker import (
-    do_bands,
-    look_around,
-    remove_attempts,
-)
+from cropseg.inference.mapping.cluster_worker import do_bands, remove_attempts
 from cropseg.inference.mapping.jobs import BandJob, BandResult, EngineSettings
+from cropseg.inference.mapping.parts import note_engine
 from cropseg.inference.mapping.pipeline import RunJobs
 
-_REMOTE: Final = ("tcp://", "tls://")
 _TASKS_AHEAD: Final = 2  # one under way and one ready, by worker
-_LOCAL_FAILURES: Final = 2  # deaths of workers, after which dask gives a task back
-_CONNECT_S: Final = 30
-_PATIENCE_S: Final = 300  # for workers that restart, or wait in a queue of a cluster
 _LOOK_S: Final = 5
 _VISIBLE_S: Final = 20  # network file systems tell of new files after some seconds
 
 _log = logging.getLogger(__name__)
 
-Show = Callable[[str], None]
 NoteEngine = Callable[[str], None]
-
-
-def parse_address(text: str) -> int | str:
-    """Read what `--cluster` takes.
-
-    Returns:
-        A number of worker processes of this machine, or the address of a scheduler.
-
-    Raises:
-        UsageError: If it is neither `local:N` nor `tcp://HOST:PORT`.
-
-    Example:
-        >>> parse_address("local:4")
-        4
-        >>> parse_address("tcp://10.0.0.7:8786")
-        'tcp://10.0.0.7:8786'
-    """
-    kind, _, number = text.partition(":")
-    if kind == "local" and number.isascii() and number.isdigit() and int(number):
-        return int(number)
-    if text.startswith(_REMOTE) and text.rpartition(":")[2].isdigit():
-        return text
-    raise UsageError(
-        f"--cluster is {text}; it must be local:N for N processes on this machine, or "
-        "tcp://HOST:PORT (or tls://) of a dask scheduler."
-    )
 
 
 @contextlib.contextmanager
@@ -108,112 +85,33 @@ def open_cluster(
         ModelError: If a worker has another model, or another version of cropseg.
     """
     where = parse_address(address)
-    _require_distributed()
+    require_distributed()
     settings = replace(settings, model_path=settings.model_path.absolute())
+    out_dirs: set[Path] = set()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_keep_dask_quiet())
-        client = stack.enter_context(_open_client(where))
-        _check_workers(client, settings.model_path)
-        _show_cluster(client, show)
-        workers = where if isinstance(where, int) else None
+        stack.enter_context(keep_dask_quiet())
+        stack.callback(_clean_up, out_dirs)  # when workers of this machine are gone
+        client = stack.enter_context(open_client(where))
+        seen = check_workers(client, settings.model_path)
+        show_workers(client, show)
 
         def run(jobs: Iterable[BandJob]) -> Iterator[BandResult]:
+            start = WorkerStart(
+                settings=settings,
+                seen=seen,
+                num_local=where if isinstance(where, int) else None,
+            )
             tasks = _Tasks(
-                client,
-                settings,
-                local_workers=workers,
-                show=show,
-                note_engine=note_engine,
+                client, start, out_dirs=out_dirs, show=show, note_engine=note_engine
             )
             return tasks.run(jobs)
 
         yield run
 
 
-def _require_distributed() -> None:
-    try:
-        import distributed  # noqa: F401
-    except ImportError as error:
-        raise UsageError(
-            "--cluster needs dask.distributed, which is not installed. Install it: "
-            "pip install 'cropseg[cluster]'"
-        ) from error
-
-
-@contextlib.contextmanager
-def _keep_dask_quiet() -> Iterator[None]:
-    """Let dask log only where cropseg logs as much: it says when it connects."""
-    logger = logging.getLogger("distributed")
-    before = logger.level
-    if not _log.isEnabledFor(logging.INFO):
-        logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-@contextlib.contextmanager
-def _open_client(where: int | str) -> Iterator[Any]:
-    import dask
-    from distributed import Client, LocalCluster
-
-    if isinstance(where, int):
-        options = {
-            "distributed.worker.multiprocessing-method": "spawn",  # HAZARDS 4
-            "distributed.scheduler.allowed-failures": _LOCAL_FAILURES,
-        }
-        with (
-            dask.config.set(options),
-            LocalCluster(  # type: ignore[no-untyped-call]
-                n_workers=where,
-                threads_per_worker=1,
-                host="127.0.0.1",
-                dashboard_address="127.0.0.1:0",
-                silence_logs=logging.CRITICAL,
-            ) as cluster,
-            Client(cluster) as client,  # type: ignore[no-untyped-call]
-        ):
-            yield client
-        return
-    try:
-        client = Client(where, timeout=_CONNECT_S)  # type: ignore[no-untyped-call]
-    except OSError as error:  # TimeoutError is one
-        raise ResourceError(
-            f"No dask scheduler answers at {where}: {error}. Start one with `dask "
-            "scheduler`, and check the address and the firewall."
-        ) from error
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=_PATIENCE_S)
-        except TimeoutError as error:
-            raise ResourceError(
-                f"The scheduler at {where} has no worker after {_PATIENCE_S} s. Start "
-                f"some: dask worker {where} --nthreads 1"
-            ) from error
-        yield client
-
-
-def _show_cluster(client: Any, show: Show) -> None:
-    workers = client.nthreads()
-    noun = "worker process" if len(workers) == 1 else "worker processes"
-    show(f"{len(workers)} {noun}; dashboard at {client.dashboard_link}")
-    if not find_spec("bokeh"):
-        show("The dashboard needs bokeh where the scheduler runs: pip install bokeh")
-
-
-def _check_workers(client: Any, model_path: Path) -> None:
-    """Check that all workers have this model and this version of cropseg."""
-    own = look_around(str(model_path))
-    found = client.run(look_around, str(model_path))
-    others = {worker: seen for worker, seen in found.items() if seen != own}
-    if others:
-        worker, seen = next(iter(others.items()))
-        raise ModelError(
-            f"{len(others)} of {len(found)} workers cannot do this work. Here there "
-            f"is {own}, on {worker} {seen}. Install one version everywhere, and put "
-            "the model on storage that all workers see under one path."
-        )
+def _clean_up(out_dirs: Iterable[Path]) -> None:
+    for folder in out_dirs:
+        remove_attempts(folder)
 
 
 class _Tasks:
@@ -222,19 +120,18 @@ class _Tasks:
     def __init__(
         self,
         client: Any,
-        settings: EngineSettings,
+        start: WorkerStart,
         *,
-        local_workers: int | None = None,
+        out_dirs: set[Path],
         show: Show = _log.info,
         note_engine: NoteEngine = _log.info,
     ) -> None:
-        self._client, self._settings, self._show = client, settings, show
-        self._local_workers, self._note_engine = local_workers, note_engine
+        self._client, self._start, self._out_dirs = client, start, out_dirs
+        self._show, self._note_engine = show, note_engine
         self._done: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._under_way: dict[Any, Jobs] = {}
         self._suspects: deque[BandJob] = deque()
         self._engines: dict[str, str] = {}
-        self._out_dirs: set[Path] = set()
 
     def run(self, jobs: Iterable[BandJob]) -> Iterator[BandResult]:
         """Do bands; see `RunJobs`."""
@@ -248,8 +145,6 @@ class _Tasks:
                 yield from self._take(self._wait_for_one(), may_suspect=False)
         finally:
             self._client.cancel(list(self._under_way), force=True)
-            for folder in self._out_dirs:
-                remove_attempts(folder)
 
     def _fill(self, groups: Iterator[Jobs]) -> bool:
         """Keep the workers busy; tell whether anything is under way."""
@@ -268,9 +163,8 @@ class _Tasks:
         name = f"{first.scene.name}-{first.index}{more}"
         future = self._client.submit(
             do_bands,
-            self._settings,
+            self._start,
             tuple(map(make_absolute, jobs)),
-            self._local_workers,
             key=f"{name}-{uuid.uuid4().hex}",
             pure=False,
         )
@@ -293,9 +187,9 @@ class _Tasks:
                 continue
             now = time.monotonic()
             alone_since = alone_since or now
-            if now - alone_since > _PATIENCE_S:
+            if now - alone_since > PATIENCE_S:
                 raise ResourceError(
-                    f"No worker is left, for {_PATIENCE_S} s. What is done stays: "
+                    f"No worker is left, for {PATIENCE_S} s. What is done stays: "
                     "start workers and call the same command again."
                 )
 
@@ -334,9 +228,9 @@ class _Tasks:
             )
 
 
-def _tell_poison(job: BandJob, error: Any) -> ResourceError:
+def _tell_poison(job: BandJob, error: Any) -> DeadlyBandError:
     rows = f"rows {job.window.row}-{job.window.row_end}"
-    return ResourceError(
+    return DeadlyBandError(
         f"The {name_bands((job,))} ({rows}) ended {error.allowed_failures + 1} worker "
         f"processes, the last at {error.last_worker.address}, with nothing else under "
         "way. It may need more memory than a worker has, or its file makes a library "
@@ -360,7 +254,7 @@ def _commit(result: BandResult, job: BandJob) -> BandResult:
     while not attempt.is_done and time.monotonic() < until:
         time.sleep(_VISIBLE_S / 200)
     try:
-        job.scene.parts_dir.mkdir(parents=True, exist_ok=True)
+        note_engine(job.scene, result.engine)
         for layer in job.scene.layers:
             attempt.get_part_path(layer).replace(job.get_part_path(layer))
     except OSError as error:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from cropseg.inference.mapping.jobs import BandJob, BandResult
+from cropseg.errors import ResourceError
+from cropseg.inference.mapping.jobs import BandJob, BandResult, EngineSettings
 from cropseg.sites.imagery import Image, ImageFile
 
 _TASK_PIXELS: Final = 16_000_000
@@ -16,6 +17,23 @@ _TASK_BANDS: Final = 64
 some milliseconds, and what a dead worker had in hand is done again."""
 
 Jobs = tuple[BandJob, ...]
+
+
+class DeadlyBandError(ResourceError):
+    """A band ended every process that had it. No disk is to blame."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerStart:
+    """How a worker process comes by its engine."""
+
+    settings: EngineSettings
+    """How the engine is opened."""
+    seen: str
+    """What `look_around` said where the batch was started: of which model it is."""
+    num_local: int | None
+    """Workers that share this machine, each of which takes its part of the cores;
+    None for all cores."""
 
 
 @dataclass(frozen=True, kw_only=True)

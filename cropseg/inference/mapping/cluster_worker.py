@@ -16,23 +16,25 @@ import uuid
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
+from cropseg.errors import ModelError
 from cropseg.files import hash_file
 from cropseg.inference.engines.engine import Engine
-from cropseg.inference.mapping.cluster_tasks import Jobs, TaskReport
+from cropseg.inference.mapping.cluster_tasks import Jobs, TaskReport, WorkerStart
 from cropseg.inference.mapping.jobs import (
     PARTS_DIR,
     BandJob,
     BandResult,
-    EngineSettings,
+    name_engine,
 )
+from cropseg.inference.mapping.parts import remove_empty
 from cropseg.inference.mapping.pipeline import run_jobs
 
 _ATTEMPT: Final = ".attempt-"
 
 _one_at_a_time = threading.Lock()
-_opened: dict[EngineSettings, Engine] = {}
+_opened: dict[WorkerStart, Engine] = {}
 
 
 def look_around(model_path: str) -> str:
@@ -42,33 +44,46 @@ def look_around(model_path: str) -> str:
     return f"cropseg {version('cropseg')} and {seen} at {path}"
 
 
-def do_bands(
-    settings: EngineSettings, jobs: Jobs, local_workers: int | None
-) -> TaskReport:
+def do_bands(start: WorkerStart, jobs: Jobs) -> TaskReport:
     """Do bands in this worker process, with its engine.
 
     Args:
-        settings: How the engine is opened, the first time.
+        start: How the engine is opened, the first time.
         jobs: The bands.
-        local_workers: Worker processes that share this machine, each of which takes
-            its part of the cores; None for all cores.
 
     Returns:
         A result for each band, in their order. Its part files are whole, in a folder
         of this attempt.
+
+    Raises:
+        ModelError: If this process, which may have come late or serve many batches,
+            has another model or version than the one that started the batch.
     """
     from distributed import get_worker
 
     with _one_at_a_time:
         worker = get_worker()
-        if settings not in _opened:
-            if local_workers is not None:
-                _keep_to_cores(int(worker.name), local_workers)
-            _opened[settings] = settings.open()
-        engine = _opened[settings]
+        if start not in _opened:
+            _opened[start] = _open_engine(start, worker)
+        engine = _opened[start]
         results = _attempt(engine, jobs)
-        about = f"{engine.name} {engine.precision}"
-        return TaskReport(results=results, engine=about, worker=str(worker.address))
+        return TaskReport(
+            results=results, engine=name_engine(engine), worker=str(worker.address)
+        )
+
+
+def _open_engine(start: WorkerStart, worker: Any) -> Engine:
+    _opened.clear()  # one model in memory
+    seen = look_around(str(start.settings.model_path))
+    if seen != start.seen:
+        raise ModelError(
+            f"The worker {worker.address} cannot do this work: it has {seen}, but the "
+            f"batch was started with {start.seen}. Let the model alone while it is "
+            "used, and install one version everywhere. What is done stays."
+        )
+    if start.num_local is not None:
+        _keep_to_cores(int(worker.name), start.num_local)
+    return start.settings.open()
 
 
 def _keep_to_cores(index: int, num_workers: int) -> None:
@@ -106,10 +121,12 @@ def _move_aside(job: BandJob) -> BandJob:
 
 def remove_attempts(out_dir: Path) -> None:
     """Remove what workers left that died, or whose work nobody waits for."""
-    # A scene that is put together meanwhile takes its folder away.
     with contextlib.suppress(FileNotFoundError):
         for scene_dir in list((out_dir / PARTS_DIR).iterdir()):
             with contextlib.suppress(FileNotFoundError, NotADirectoryError):
                 for folder in list(scene_dir.iterdir()):
                     if folder.name.startswith(_ATTEMPT):
                         shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                scene_dir.rmdir()  # raises where it has parts
+    remove_empty(out_dir)

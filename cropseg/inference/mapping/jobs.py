@@ -27,6 +27,11 @@ PARTS_DIR = ".parts"
 """Hidden folder, in the folder of the maps, of the bands that are done."""
 
 
+def name_engine(engine: Engine) -> str:
+    """Return what tells an engine's maps from those of another: name and precision."""
+    return f"{engine.name} {engine.precision}"
+
+
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
     """How a process comes by its engine. It can be pickled; an engine cannot."""
@@ -167,6 +172,8 @@ class BandResult:
     """Pixels of each class of the model, in the grid on which it is predicted."""
     seconds: float = 0.0
     """From the first tile that was read to the last one written."""
+    engine: str = ""
+    """What predicted it, as `name_engine` gives it."""
     error: CropsegError | None = None
     """Why it could not be done; None where its files are whole and in their place."""
 

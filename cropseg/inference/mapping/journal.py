@@ -40,7 +40,7 @@ class JournalEntry:
     seconds: float = 0.0
     """How long its bands took, and putting them together. Scenes overlap."""
     engine: str = ""
-    """What predicted it, and at which precision; empty where workers did."""
+    """What predicted it, and at which precision; empty where that is not known."""
     warnings: tuple[str, ...] = ()
     """What is odd about it."""
     error: str | None = None

@@ -71,6 +71,8 @@ class MapOptions:
         ]
         if self.batch_size < 1:
             problems.append(f"`batch_size` is {self.batch_size}; it must be 1 or more.")
+        if self.context is not None and self.context < 0:
+            problems.append(f"`context` is {self.context}; it must be 0 or more.")
         if not 0 <= self.min_agreement <= 1:
             problems.append(
                 f"`min_agreement` is {self.min_agreement}; it must be from 0 to 1."
@@ -81,12 +83,13 @@ class MapOptions:
             raise UsageError(join_problems("Options that cannot be used", problems))
 
     def describe_pixels(self) -> dict[str, Any]:
-        """Return what decides the pixels of a map, as JSON values."""
+        """Return what decides the pixels of a map, as JSON values.
+
+        Not the engine, which `auto` leaves open: the journal keeps what it came to.
+        """
         return {
             "tile_size": self.tile_size,
             "context": self.context,
-            "engine": self.engine,
-            "precision": self.precision,
             "blend": self.blend,
             "tta": self.tta,
             "output_grid": self.output_grid,

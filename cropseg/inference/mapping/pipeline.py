@@ -30,7 +30,7 @@ from cropseg.inference.engines.engine import Engine, T
 from cropseg.inference.mapping.assemble import write_band
 from cropseg.inference.mapping.band_input import BandInput
 from cropseg.inference.mapping.channel import Channel, ClosedError
-from cropseg.inference.mapping.jobs import BandJob, BandResult
+from cropseg.inference.mapping.jobs import BandJob, BandResult, name_engine
 from cropseg.inference.tiles.mosaic import PredictedTile, predict_area
 from cropseg.models.card import Card
 
@@ -318,10 +318,14 @@ class _Run:
         job = relay.job
         result = None
         started = time.monotonic()
+        engine = name_engine(self._engine)
         try:
-            pixels = write_band(job, self._iterate_tiles(relay, source))
+            tiles = self._iterate_tiles(relay, source)
+            pixels = write_band(job, tiles, engine=engine)
             seconds = time.monotonic() - started
-            result = BandResult(job=job, class_pixels=pixels, seconds=seconds)
+            result = BandResult(
+                job=job, class_pixels=pixels, seconds=seconds, engine=engine
+            )
         except CropsegError as error:
             result = BandResult(job=job, error=error)
         except ClosedError:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,7 @@ from cropseg.inference.scenes.scene_list import SceneRequest
 from cropseg.inference.tiles.mosaic import read_mirrored
 from cropseg.inference.tiles.tile_shape import TileShape, choose_tile_shape
 from cropseg.models.card import Card
-from cropseg.sites.location import fingerprint_file, locate_file
+from cropseg.sites.location import Location, fingerprint_file, locate_file
 from cropseg.sites.tiling import iterate_tiles
 
 _MAX_SAMPLES: Final = 64
@@ -78,14 +78,7 @@ class Planner:
             locate_file(text, Path(), allow_remote=allow_remote)
             for text in request.files
         ]
-        # By its name alone, so that a file may be named from another folder.
-        files = [
-            [
-                place.name if isinstance(place, Path) else place.url,
-                fingerprint_file(place),
-            ]
-            for place in locations
-        ]
+        files = [_fingerprint(place) for place in locations]
         return hash_settings([files, request.bands])
 
     def plan(self, request: SceneRequest) -> SceneJob:
@@ -144,6 +137,15 @@ class Planner:
             with contextlib.suppress(CropsegError):  # told when its turn comes
                 yield from _iterate_samples(self.plan(request))
                 return
+
+
+def _fingerprint(place: Location) -> list[Any]:
+    found = fingerprint_file(place)
+    if isinstance(place, Path):
+        return [place.name, found]  # so that it may be named from another folder
+    # Signed addresses have another query each day; the tag tells what they hold.
+    is_tagged = bool(found[-1])
+    return [place.url.partition("?")[0] if is_tagged else place.url, found]
 
 
 def _iterate_samples(job: SceneJob) -> Iterator[npt.NDArray[np.float32]]:

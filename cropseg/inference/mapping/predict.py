@@ -16,15 +16,27 @@ from typing import Any
 
 import numpy as np
 
-from cropseg.errors import CropsegError, UsageError
+from cropseg.errors import CropsegError, ModelError, UsageError
 from cropseg.files import claim_out_dir, hash_file
 from cropseg.inference.engines.agreement import Agreement
 from cropseg.inference.engines.engine import Engine
 from cropseg.inference.mapping.batch import map_scenes
-from cropseg.inference.mapping.cluster import open_cluster, parse_address
-from cropseg.inference.mapping.jobs import BandJob, BandResult, EngineSettings, SceneJob
+from cropseg.inference.mapping.cluster import open_cluster
+from cropseg.inference.mapping.cluster_client import parse_address
+from cropseg.inference.mapping.inputs import (
+    list_inputs,
+    refuse_emptying,
+    refuse_writing_over,
+)
+from cropseg.inference.mapping.jobs import (
+    BandJob,
+    BandResult,
+    EngineSettings,
+    SceneJob,
+    name_engine,
+)
 from cropseg.inference.mapping.options import MapOptions, ProductOptions
-from cropseg.inference.mapping.pipeline import RunJobs, run_jobs
+from cropseg.inference.mapping.pipeline import RunJobs, run_jobs, tell_bug
 from cropseg.inference.mapping.planning import Planner
 from cropseg.inference.mapping.products import make_products
 from cropseg.inference.mapping.record import Recorder
@@ -61,7 +73,7 @@ class MappedBatch:
 
 def predict_scenes(
     model_path: str | Path,
-    image_paths: Sequence[str | Location],
+    image_paths: str | Location | Sequence[str | Location],
     *,
     out_dir: str | Path,
     overwrite: bool = False,
@@ -76,7 +88,7 @@ def predict_scenes(
     Args:
         model_path: A bundle.
         image_paths: What `list_scenes` takes: GeoTIFFs with the model's bands, in its
-            order or named like them, folders, patterns, lists.
+            order or named like them, folders, patterns, lists. One alone, or several.
         out_dir: Folder of the maps, `<scene>_classes.tif`.
         overwrite: Start again in a folder that holds other maps.
         show_progress: Called with tiles done, tiles in all and the scene, from any
@@ -101,6 +113,8 @@ def predict_scenes(
         ... # doctest: +SKIP
     """
     chosen, products = read_options(options)
+    if isinstance(image_paths, str | Location):
+        image_paths = [image_paths]
     batch = map_batch(
         model_path,
         [str(path) for path in image_paths],
@@ -132,6 +146,12 @@ def map_batch(  # noqa: PLR0913 - keyword-only, and two of them are groups of op
     requests = list_scenes(texts, bands=card.stored_bands, allow_remote=allow_remote)
     if products.parcels is not None:
         locate_file(str(products.parcels), Path())  # before hours of work
+    inputs = list_inputs(
+        requests, [model_path, options.region, products.parcels, *texts]
+    )
+    refuse_writing_over(out_dir, products, inputs)
+    if overwrite:
+        refuse_emptying(out_dir, inputs)
     record = {
         "command": "predict",
         "model_sha256": hash_file(Path(model_path)),
@@ -149,6 +169,7 @@ def map_batch(  # noqa: PLR0913 - keyword-only, and two of them are groups of op
     _require_one(requests, planner, is_new=overwrite)  # before the folder is emptied
     with claim_out_dir(out_dir, record, overwrite=overwrite, record="predict.yaml"):
         batch = _Batch(planner, settings, show_progress)
+        batch.recorder.require_choice(options.engine, options.precision)
         num_mapped = batch.map_missing(requests)
         names = [item.name for item in requests]
         files, failures = make_products(
@@ -199,7 +220,7 @@ def _require_one(
     for request in requests:
         try:
             fingerprint = planner.fingerprint(request)
-            if not is_new and recorder.is_done(request.name, fingerprint):
+            if not is_new and recorder.knows(request.name, fingerprint):
                 return
             planner.plan(request)
             return
@@ -218,6 +239,7 @@ class _Batch:
         self.agreement: Agreement | None = None
         self._planner, self._settings = planner, settings
         self._show_progress = show_progress
+        self._compared: str | None = None
         self._are_compared_together = False
 
     def map_missing(self, requests: Sequence[SceneRequest]) -> int:
@@ -261,10 +283,11 @@ class _Batch:
         """Load the model, and compare it with float32 where it computes in less."""
         settings = self._settings
         engine = replace(settings, tta=False).open()
-        self.recorder.require_engine(f"{engine.name} {engine.precision}")
+        self.recorder.require_engine(name_engine(engine))
         if engine.precision != "float32":
             from cropseg.inference.engines.agreement import check_agreement
 
+            self._compared = name_engine(engine)
             self.agreement = check_agreement(
                 engine,
                 settings.model_path,
@@ -284,9 +307,19 @@ class _Batch:
             address,
             self._settings,
             show=_log.warning,
-            note_engine=self.recorder.require_engine,
+            note_engine=self._require_worker_engine,
         ) as run:
             yield count
+
+    def _require_worker_engine(self, engine: str) -> None:
+        """Refuse what workers compute with, before anything of it is kept."""
+        self.recorder.require_engine(engine)
+        if not engine.endswith(" float32") and engine != self._compared:
+            raise ModelError(
+                f"Workers compute with {engine}, and here "
+                f"{self._compared or 'nothing'} was compared with float32. Choose "
+                "--engine and --precision: keras or openvino, bfloat16 or float32."
+            )
 
     def _plan_all(
         self, requests: Sequence[SceneRequest], counter: TileCounter
@@ -296,8 +329,11 @@ class _Batch:
             try:
                 job = self._planner.plan(request)
                 warnings = self._compare(job)
-            except CropsegError as error:
-                self.recorder.note_failure(request.name, error)
+            except MemoryError:
+                raise
+            except Exception as error:  # noqa: BLE001 - the other scenes go on
+                told = error if isinstance(error, CropsegError) else tell_bug(error)
+                self.recorder.note_failure(request.name, told)
                 counter.skip()
                 continue
             self.recorder.note_warnings(request.name, warnings)

@@ -136,14 +136,24 @@ def _plan_parcels(
 ) -> Product:
     from cropseg.inference.outputs.parcels import write_parcels
 
-    is_parquet = fields_path.suffix.lower() in _PARQUET_ENDINGS
-    path = folder / f"parcels.{'parquet' if is_parquet else 'gpkg'}"
+    path = folder / name_parcels(fields_path)
     return Product(
         path=path,
         maps=maps,
         settings=("parcels", str(fields_path), fingerprint_file(fields_path)),
         make=partial(write_parcels, fields_path, maps, path),
     )
+
+
+def name_parcels(fields_path: Path) -> str:
+    """Return the name of the file with the crops of these fields."""
+    is_parquet = fields_path.suffix.lower() in _PARQUET_ENDINGS
+    return f"parcels.{'parquet' if is_parquet else 'gpkg'}"
+
+
+def name_product(path: Path, folder: Path) -> str:
+    """Return how the journal of a folder of maps names a product."""
+    return path.name if path.parent == folder else str(path.absolute())
 
 
 def _write_summary(maps: Sequence[FinishedMap], path: Path) -> None:
@@ -155,8 +165,7 @@ def _write_summary(maps: Sequence[FinishedMap], path: Path) -> None:
 def _make(product: Product, journal: Journal, folder: Path) -> None:
     """Make a file, if it is not there as it was left."""
     fingerprint = product.fingerprint()
-    is_inside = product.path.parent == folder
-    name = product.path.name if is_inside else str(product.path.absolute())
+    name = name_product(product.path, folder)
     known = journal.find(name, kind="product")
     is_same = known is not None and known.fingerprint == fingerprint
     if known is not None and is_same and known.has_files(folder):

@@ -15,9 +15,15 @@ from cropseg.errors import (
     ResourceError,
     join_problems,
 )
-from cropseg.inference.mapping.assemble import read_tag
+from cropseg.inference.mapping.assemble import (
+    ENGINE_TAG,
+    SCENE_TAG,
+    read_common_tags,
+)
 from cropseg.inference.mapping.batch import SceneResult
+from cropseg.inference.mapping.cluster_tasks import DeadlyBandError
 from cropseg.inference.mapping.journal import JOURNAL_NAME, Journal, JournalEntry
+from cropseg.inference.mapping.parts import list_engines
 from cropseg.inference.outputs.layers import Layer
 
 _MAX_SHOWN: Final = 10
@@ -51,47 +57,87 @@ class Recorder:
         self._journal = Journal(folder)
         self._lock = threading.RLock()
         self._held: list[JournalEntry] = []
-        self._engine = ""
         self._num_unwritten = 0
         self._num_warned = 0
         self._holds_back = not (folder / JOURNAL_NAME).exists()
 
     def is_done(self, name: str, fingerprint: str) -> bool:
-        """Tell whether a scene of that content is mapped.
+        """Tell whether a scene of that content is mapped, and note it if that was lost.
 
-        The journal knows, or where it was lost, what stands in the maps.
+        The journal knows, or where its line was lost, what stands in the maps.
         """
-        entry = self._journal.find(name)
-        is_known = entry is not None and entry.fingerprint == fingerprint
-        if entry is not None and is_known and entry.has_files(self._folder):
-            self._keep_warnings(name, entry.warnings)
-            return True
-        paths = [self._folder / layer.name_file(name) for layer in self._layers]
-        if read_tag(paths) != fingerprint:
+        entry = self._find_done(name, fingerprint)
+        if entry is None:
             return False
-        found = JournalEntry(
-            name=name, fingerprint=fingerprint, status="done", files=_list_sizes(paths)
-        )
-        self._append(found)
+        if entry is not self._journal.find(name):
+            self._append(entry)
+        self._keep_warnings(name, entry.warnings)
         return True
+
+    def knows(self, name: str, fingerprint: str) -> bool:
+        """Tell the same, and write nothing: the folder may belong to someone else."""
+        return self._find_done(name, fingerprint) is not None
+
+    def _find_done(self, name: str, fingerprint: str) -> JournalEntry | None:
+        entry = self._journal.find(name)
+        if entry and entry.status == "done" and entry.fingerprint == fingerprint:
+            # Files of another size are not those that were found to be whole.
+            return entry if entry.has_files(self._folder) else None
+        paths = [self._folder / layer.name_file(name) for layer in self._layers]
+        tags = read_common_tags(paths)
+        if tags.get(SCENE_TAG) != fingerprint:
+            return None
+        return JournalEntry(
+            name=name,
+            fingerprint=fingerprint,
+            status="done",
+            files=_list_sizes(paths),
+            engine=tags.get(ENGINE_TAG, ""),
+        )
 
     def require_engine(self, engine: str) -> None:
         """Refuse to mix engines in one folder: they differ at some pixels.
 
         Args:
-            engine: Its name and precision.
+            engine: What is about to map, as `name_engine` gives it.
 
         Raises:
-            ConflictError: If scenes were mapped by another one.
+            ConflictError: If scenes, or bands of one, were mapped by another.
         """
-        others = {entry.engine for entry in self._journal.list_done()} - {"", engine}
+        others = self._list_engines() - {engine}
         if others:
-            raise ConflictError(
-                f"Maps in {self._folder} were made by {' and '.join(sorted(others))}; "
-                f"now {engine} would run. Choose it with --engine and --precision, "
-                "or another --out, or start again with --overwrite."
-            )
-        self._engine = engine
+            raise self._refuse_engine(others, f"{engine} would run")
+
+    def require_choice(self, engine: str, precision: str) -> None:
+        """Refuse what was asked for where the folder has maps of something else.
+
+        Args:
+            engine: One of `ENGINES`.
+            precision: One of `PRECISIONS`.
+
+        Raises:
+            ConflictError: If scenes, or bands of one, were mapped by another.
+        """
+        others = {
+            known
+            for known in self._list_engines()
+            if engine not in {"auto", known.partition(" ")[0]}
+            or precision not in {"auto", known.partition(" ")[2]}
+        }
+        if others:
+            raise self._refuse_engine(others, f"{engine} {precision} was asked for")
+
+    def _list_engines(self) -> set[str]:
+        done = {entry.engine for entry in self._journal.list_done()}
+        return (done | list_engines(self._folder)) - {""}
+
+    def _refuse_engine(self, others: set[str], now: str) -> ConflictError:
+        name, _, precision = min(others).partition(" ")
+        return ConflictError(
+            f"Maps in {self._folder} were made by {' and '.join(sorted(others))}; now "
+            f"{now}. Go on with --engine {name} --precision {precision}, choose "
+            "another --out, or start again with --overwrite."
+        )
 
     def note_warnings(self, name: str, warnings: Sequence[str]) -> None:
         """Note what is odd about a scene, and say so. Of many, some are said."""
@@ -143,7 +189,7 @@ class Recorder:
             files=_list_sizes(result.paths),
             pixels=dict(zip(names, result.class_pixels, strict=True)),
             seconds=round(result.seconds, 3),
-            engine=self._engine,
+            engine=result.engine,
             warnings=self.warnings.get(scene.name, ()),
         )
         with self._lock:
@@ -188,7 +234,9 @@ class Recorder:
             self.warnings[name] = tuple(warnings)
 
     def _stop_where_none_is_written(self, error: CropsegError) -> None:
-        is_about_disk = isinstance(error, ResourceError)
+        is_about_disk = isinstance(error, ResourceError) and not isinstance(
+            error, DeadlyBandError
+        )
         self._num_unwritten = self._num_unwritten + 1 if is_about_disk else 0
         if self._num_unwritten == _MAX_UNWRITTEN:
             raise ResourceError(

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from rasterio.enums import Resampling
 
 from cropseg.inference.mapping.jobs import BandJob, SceneJob, cut_scene
+from cropseg.inference.mapping.parts import blame_part
 from cropseg.inference.outputs.layers import Layer
 from cropseg.inference.outputs.writer import RAW
 from cropseg.inference.scenes.region import GridRegion
@@ -122,7 +123,8 @@ class _Parts:
             part = job.window.intersect(inside)
             if part.height and part.width:
                 place = replace(part, row=part.row - job.window.row)
-                pixels = self._get_reader(job).read(place, [band])
+                with blame_part(job.get_part_path(self.layer)):
+                    pixels = self._get_reader(job).read(place, [band])
                 found[part.slices_in(outer)] = pixels.values[..., 0]
         return _widen(found)
 

@@ -16,15 +16,17 @@ from functools import partial
 import geopandas
 import numpy as np
 import pytest
+import rasterio
 import shapely
 from rio_cogeo.cogeo import cog_validate
 
-from cropseg.errors import DataError, ResourceError
+from cropseg.errors import ConflictError, DataError, ResourceError
 from cropseg.inference.mapping import assemble, batch
 from cropseg.inference.mapping.assemble import assemble_scene
 from cropseg.inference.mapping.batch import map_scenes
 from cropseg.inference.mapping.channel import ClosedError
 from cropseg.inference.mapping.jobs import cut_scene
+from cropseg.inference.mapping.parts import list_engines
 from cropseg.inference.mapping.pipeline import run_jobs
 from cropseg.inference.scenes.region import open_region
 
@@ -40,7 +42,7 @@ from cropseg.inference.mapping.channel import ClosedError
 from cropseg.inference.mapping.pipeline import run_jobs
 
 class Engine:
-    name, precision, card = "killed", "float32", SimpleNamespace(nodata_fill=0)
+    name, precision, card = "threshold", "float32", SimpleNamespace(nodata_fill=0)
     def stream(self, tiles):
         for number, (key, values) in enumerate(tiles):
             if number == last:
@@ -210,14 +212,57 @@ def test_a_failed_band_stops_its_scene_alone_and_the_others_stay(
 
 
 @pytest.mark.usefixtures("small_bands")
-def test_a_part_that_was_damaged_fails_its_scene_and_not_silently(scenes, make_engine):
+def test_a_part_that_was_damaged_fails_its_scene_and_is_made_again(
+    scenes, make_engine, read_values, read_layer
+):
     bands = cut_scene(scenes[0])
     list(run_jobs(make_engine(), bands))
     part = bands[2].get_part_path(scenes[0].layers[0])
     os.truncate(part, part.stat().st_size // 2)
     (result,) = map_scenes(run(make_engine()), scenes[:1])
-    assert isinstance(result.error, (DataError, ResourceError))
+    assert isinstance(result.error, DataError)
+    assert f"{part}, a band that was done before, was damaged" in str(result.error)
     assert not scenes[0].get_path(scenes[0].layers[0]).exists()
+
+    engine = make_engine(batch_size=1)
+    (again,) = map_scenes(run(engine), scenes[:1])
+    assert again.error is None
+    assert len(engine.tiles) == 7
+    np.testing.assert_array_equal(
+        read_layer(scenes[0])[..., 0], expect(scenes[0], read_values)
+    )
+
+
+@pytest.mark.usefixtures("small_bands")
+def test_a_damaged_part_of_a_resampled_scene_is_made_again(make_job, make_engine):
+    scene = make_job("s0", 90, 70, gsd_m=0.5)
+    bands = cut_scene(scene)
+    list(run_jobs(make_engine(), bands))
+    bands[1].get_part_path(scene.layers[0]).write_bytes(b"no raster")
+    (result,) = map_scenes(run(make_engine()), [scene])
+    assert isinstance(result.error, DataError)
+    (again,) = map_scenes(run(make_engine()), [scene])
+    assert again.error is None
+
+
+@pytest.mark.usefixtures("small_bands")
+def test_bands_of_two_engines_are_not_put_into_one_map(scenes, make_engine):
+    scene = scenes[0]
+    bands = cut_scene(scene)
+    list(run_jobs(make_engine(), bands[:2]))
+    assert list_engines(scene.out_dir) == {"threshold float32"}
+    other = make_engine()
+    other.name = "other"
+    (result,) = map_scenes(run(other), [scene])
+    assert isinstance(result.error, ConflictError)
+    assert "computed by threshold float32; now other float32" in str(result.error)
+    assert not scene.get_path(scene.layers[0]).exists()
+    assert not any(band.is_done for band in bands[2:])
+
+    (result,) = map_scenes(run(make_engine()), [scene])
+    assert (result.error, result.engine) == (None, "threshold float32")
+    with rasterio.open(scene.get_path(scene.layers[0])) as found:
+        assert found.tags()["cropseg_engine"] == "threshold float32"
 
 
 @pytest.mark.parametrize("limit_bytes", [1_000, 20_000])
@@ -275,7 +320,8 @@ def test_a_scene_is_put_together_whole_or_not_at_all(scenes, make_engine):
         assemble_scene(scenes[0], is_stopped=is_stopped)
     assert all(name.startswith(".parts") for name in list_names(scenes[0]))
     assert sum(assemble_scene(scenes[0])) == 67 * 103
-    assert list_names(scenes[0]) == ["s0_classes.tif"]
+    # The folder of all parts is for the end: another band may be about to use it.
+    assert list_names(scenes[0]) == [".parts", "s0_classes.tif"]
 
 
 def test_a_batch_that_is_left_stops_putting_together(scenes, make_engine, monkeypatch):

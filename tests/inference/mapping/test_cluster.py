@@ -6,8 +6,10 @@ Most tests run an engine without Keras, which is sent to the workers with its cl
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -21,11 +23,18 @@ import rasterio
 
 from cropseg.errors import DataError, ModelError, ResourceError, UsageError
 from cropseg.inference.engines.engine import stream_in_batches
-from cropseg.inference.mapping import cluster, cluster_tasks, jobs
+from cropseg.inference.mapping import (
+    cluster,
+    cluster_client,
+    cluster_tasks,
+    cluster_worker,
+    jobs,
+)
 from cropseg.inference.mapping.batch import map_scenes
-from cropseg.inference.mapping.cluster import parse_address
+from cropseg.inference.mapping.cluster_client import check_workers, parse_address
 from cropseg.inference.mapping.cluster_tasks import (
     TaskReport,
+    WorkerStart,
     group_jobs,
     make_absolute,
 )
@@ -33,6 +42,45 @@ from cropseg.inference.mapping.cluster_worker import look_around
 from cropseg.inference.mapping.jobs import cut_scene
 from cropseg.inference.mapping.pipeline import run_jobs
 from cropseg.inference.mapping.predict import predict_scenes
+
+INTERRUPTED = """
+import pickle, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+@dataclass(frozen=True)
+class Settings:
+    model_path: Path
+    def open(self):
+        return Engine()
+
+class Engine:
+    name, precision, card = "slow", "float32", SimpleNamespace(nodata_fill=0)
+    def stream(self, tiles):
+        for key, values in tiles:
+            time.sleep(0.2)
+            yield key, values[..., :1].repeat(7, axis=-1)
+
+def main():
+    from cropseg.inference.mapping import cluster, cluster_tasks
+    from cropseg.inference.mapping.batch import map_scenes
+
+    cluster_tasks._TASK_BANDS = 1
+    with open(sys.argv[1], "rb") as file:
+        path, scenes = pickle.load(file)
+    print("starting", flush=True)
+    with cluster.open_cluster("local:2", Settings(path)) as run:
+        for result in map_scenes(run, scenes, in_parts=True):
+            assert result.error is None, result.error
+            print("mapping", flush=True)
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        print("interrupted")
+"""
 
 POISON = 32_000
 """A pixel that ends the process that predicts it."""
@@ -196,10 +244,10 @@ def test_workers_with_another_model_are_refused(any_file):
     own = look_around(str(any_file))
     other = own.replace(str(any_file), "elsewhere")
     client = SimpleNamespace(run=lambda _look, _path: {"tcp://a:1": own})
-    cluster._check_workers(client, any_file)
+    assert check_workers(client, any_file) == own
     client = SimpleNamespace(run=lambda _, __: {"tcp://a:1": own, "tcp://b:1": other})
     with pytest.raises(ModelError, match=r"1 of 2 workers .*\n?.*tcp://b:1 cropseg"):
-        cluster._check_workers(client, any_file)
+        check_workers(client, any_file)
     any_file.write_bytes(b"a newer model")
     assert look_around(str(any_file)) != own
     any_file.unlink()
@@ -208,7 +256,7 @@ def test_workers_with_another_model_are_refused(any_file):
 
 def test_two_engines_are_not_mixed_in_one_map():
     noted = []
-    run = cluster._Tasks(None, None, note_engine=noted.append)
+    run = cluster._Tasks(None, None, out_dirs=set(), note_engine=noted.append)
     for engine, worker in (("keras float32", "a"), ("keras float32", "b")):
         run._check_engine(TaskReport(results=(), engine=engine, worker=worker))
     assert noted == ["keras float32"]
@@ -216,9 +264,37 @@ def test_two_engines_are_not_mixed_in_one_map():
         run._check_engine(TaskReport(results=(), engine="openvino float32", worker="c"))
 
 
+def test_a_worker_opens_the_model_that_the_batch_was_started_with(
+    any_file, make_job, monkeypatch
+):
+    """Workers of a scheduler outlive a batch, and may come after its start."""
+    distributed = pytest.importorskip("distributed")
+    worker = SimpleNamespace(address="tcp://b:1", name="b")
+    monkeypatch.setattr(distributed, "get_worker", lambda: worker)
+    monkeypatch.setattr(cluster_worker, "_opened", {})
+    bands = cut_scene(make_job("s", 20, 33), in_parts=True)
+    settings = FakeSettings(model_path=any_file)
+
+    def start():
+        seen = look_around(str(any_file))
+        return WorkerStart(settings=settings, seen=seen, num_local=None)
+
+    first = start()
+    report = cluster_worker.do_bands(first, bands)
+    assert [result.error for result in report.results] == [None]
+    (engine,) = cluster_worker._opened.values()
+    cluster_worker.do_bands(first, bands)
+    assert list(cluster_worker._opened.values()) == [engine]
+    any_file.write_bytes(b"trained again")
+    cluster_worker.do_bands(start(), bands)
+    assert list(cluster_worker._opened.values()) != [engine]
+    with pytest.raises(ModelError, match=r"tcp://b:1 cannot do this work"):
+        cluster_worker.do_bands(first, bands)
+
+
 @pytest.mark.cluster
 def test_a_scheduler_that_does_not_answer_is_told(monkeypatch, any_file):
-    monkeypatch.setattr(cluster, "_CONNECT_S", 1)
+    monkeypatch.setattr(cluster_client, "_CONNECT_S", 1)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
@@ -332,6 +408,60 @@ def test_an_engine_that_is_refused_leaves_no_part(scenes, two_workers):
     ):
         map_all(run, scenes)
     assert not list(scenes[0].out_dir.rglob("*.tif"))
+
+
+@pytest.mark.cluster
+def test_ctrl_c_in_a_terminal_ends_workers_quietly(any_file, make_job, tmp_path):
+    """A terminal sends it to the workers too, also while they are being started."""
+    scenes = [make_job(f"s{i}", 9, 9) for i in range(200)]
+    state = tmp_path / "state"
+    state.write_bytes(pickle.dumps((any_file, scenes)))
+    command = [sys.executable, "-c", INTERRUPTED, state]
+    for line in ("starting", "mapping"):
+        with subprocess.Popen(
+            command,
+            start_new_session=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            while process.stdout.readline().strip() != line:
+                assert process.poll() is None
+            time.sleep(1 if line == "starting" else 0)
+            os.killpg(process.pid, signal.SIGINT)
+            out, told = process.communicate(timeout=100)
+        assert out.endswith("interrupted\n")
+        assert told == ""
+        assert not list(scenes[0].out_dir.rglob(".attempt-*"))
+
+
+@pytest.mark.cluster
+def test_a_scheduler_that_dies_is_told(scenes, any_file, monkeypatch, capfd, tmp_path):
+    monkeypatch.setattr(cluster_tasks, "_TASK_BANDS", 1)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+    start = [sys.executable, "-m", "distributed.cli.dask_"]
+    port = address.rpartition(":")[2]
+    places = ["--host", "127.0.0.1", "--port", port, "--dashboard-address", ":0"]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    work = [address, "--nthreads", "1", "--no-nanny", "--no-dashboard"]
+    work += ["--local-directory", str(tmp_path), "--death-timeout", "5"]
+    scheduler = subprocess.Popen([*start[:2], f"{start[2]}scheduler", *places], **quiet)
+    worker = subprocess.Popen([*start[:2], f"{start[2]}worker", *work], **quiet)
+    fake = FakeSettings(model_path=any_file)
+    try:
+        with cluster.open_cluster(address, fake) as run:
+            results = map_scenes(run, iter(scenes), in_parts=True)
+            assert next(results).error is None
+            scheduler.kill()
+            with pytest.raises(ResourceError, match="connection to the dask"):
+                list(results)
+    finally:
+        for process in (scheduler, worker):
+            process.kill()
+            process.wait()
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.cluster

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import geopandas
 import numpy as np
@@ -27,6 +29,7 @@ from cropseg.errors import (
     ResourceError,
     UsageError,
 )
+from cropseg.inference.engines import choose_engine
 from cropseg.inference.engines.keras_engine import KerasEngine
 from cropseg.inference.mapping import assemble, jobs, predict
 from cropseg.inference.mapping.jobs import EngineSettings
@@ -473,18 +476,33 @@ def test_a_lost_journal_costs_no_map(scenes, map_scenes, out_dir):
     (out_dir / "journal.jsonl").unlink()
     assert map_scenes(scenes) == maps
     assert [path.stat().st_mtime_ns for path in maps] == before
-    assert [entry.status for entry in read_journal(out_dir)] == ["done", "done"]
+    assert [(entry.status, entry.engine) for entry in read_journal(out_dir)] == [
+        ("done", "keras float32"),
+        ("done", "keras float32"),
+    ]
 
 
-def test_a_map_that_was_changed_is_made_again(scenes, map_scenes):
+@pytest.mark.parametrize("has_journal", [True, False])
+def test_a_map_that_was_damaged_is_made_again(has_journal, scenes, map_scenes, out_dir):
+    maps = map_scenes(scenes)
+    expected = [path.read_bytes() for path in maps]
+    if not has_journal:
+        (out_dir / "journal.jsonl").unlink()
+    maps[0].write_bytes(b"garbage")
+    if has_journal:  # its tags are whole, and only the journal knows
+        os.truncate(maps[1], len(expected[1]) - 100)
+    map_scenes(scenes)
+    assert [path.read_bytes() for path in maps] == expected
+
+
+def test_a_folder_of_someone_else_is_left_as_it_is(scenes, map_scenes, tmp_path):
     (path,) = map_scenes(scenes[:1])
-    expected = read_map(path)
-    path.write_bytes(path.read_bytes() + b"more")
-    with rasterio.open(path, "r+", IGNORE_COG_LAYOUT_BREAK="YES") as found:
-        found.update_tags(cropseg_scene="another")
-    map_scenes(scenes[:1])
-    np.testing.assert_array_equal(read_map(path), expected)
-    assert cog_validate(path, strict=True)[0]
+    other = tmp_path / "final"
+    other.mkdir()
+    shutil.copy(path, other)
+    with pytest.raises(ConflictError, match=r"no predict\.yaml"):
+        map_scenes(scenes[:1], out_dir=other)
+    assert list_names(other) == [path.name]
 
 
 def test_another_engine_is_not_mixed_in(scenes, map_scenes, monkeypatch):
@@ -492,6 +510,136 @@ def test_another_engine_is_not_mixed_in(scenes, map_scenes, monkeypatch):
     monkeypatch.setattr(KerasEngine, "name", "other")
     with pytest.raises(ConflictError, match="made by keras float32; now other float32"):
         map_scenes(scenes)
+
+
+def interrupt_midway(map_scenes, scenes, **options):
+    """Leave a scene with some of its bands done."""
+
+    def interrupt(done, _total, _scene):
+        if done == 9:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        map_scenes(scenes, show_progress=interrupt, **options)
+
+
+def test_another_engine_does_not_go_on_with_a_scene(
+    scenes, map_scenes, out_dir, monkeypatch, tmp_path
+):
+    (whole,) = map_scenes(scenes[:1], out_dir=tmp_path / "whole")
+    monkeypatch.setattr(jobs, "BAND_PIXELS", 1)
+    interrupt_midway(map_scenes, scenes[:1])
+    assert list(out_dir.rglob("classes-*.tif"))
+    assert not (out_dir / "journal.jsonl").exists()
+    with monkeypatch.context() as patch:
+        patch.setattr(KerasEngine, "name", "other")
+        with pytest.raises(ConflictError, match="keras float32; now other") as error:
+            map_scenes(scenes[:1])
+    assert error.value.exit_code == 7
+    (path,) = map_scenes(scenes[:1])
+    assert path.read_bytes() == whole.read_bytes()
+
+
+def test_the_engine_that_began_can_be_named_to_go_on(scenes, map_scenes, monkeypatch):
+    monkeypatch.setattr(choose_engine, "_suits_openvino", lambda: False)
+    map_scenes(scenes[:1], engine="auto", precision="auto")
+    with monkeypatch.context() as patch:
+        patch.setattr(KerasEngine, "name", "other")
+        with pytest.raises(ConflictError, match="--engine keras --precision float32"):
+            map_scenes(scenes, engine="auto", precision="auto")
+    assert len(map_scenes(scenes, engine="keras", precision="float32")) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"engine": "openvino"}, "openvino float32 was asked for"),
+        ({"engine": "auto", "precision": "bfloat16"}, "auto bfloat16 was asked for"),
+    ],
+)
+def test_finished_maps_are_not_passed_off_as_those_of_another_engine(
+    asked, said, scenes, map_scenes, monkeypatch
+):
+    map_scenes(scenes[:1])
+    monkeypatch.setattr(EngineSettings, "open", None)
+    with pytest.raises(ConflictError, match=f"made by keras float32; now {said}"):
+        map_scenes(scenes[:1], **asked)
+
+
+def test_an_error_that_nobody_foresaw_is_one_of_its_scene(
+    scenes, map_scenes, monkeypatch
+):
+    def check(scene):
+        if scene.name == "scene_0":
+            raise ZeroDivisionError("oops")
+        return ()
+
+    monkeypatch.setattr(predict, "check_scene", check)
+    with pytest.raises(PartialFailureError, match=r"scene_0: This is a bug .* oops"):
+        map_scenes(scenes)
+    monkeypatch.undo()
+    assert len(map_scenes(scenes)) == 2
+
+
+def test_one_scene_need_not_be_in_a_list(scenes, map_scenes):
+    assert map_scenes(scenes[0]) == map_scenes(str(scenes[0])) == map_scenes(scenes[:1])
+
+
+def test_a_file_of_someone_else_is_not_replaced_by_polygons(
+    scenes, map_scenes, tmp_path, out_dir
+):
+    fields = tmp_path / "fields.gpkg"
+    fields.write_bytes(b"of someone else")
+    for overwrite in (False, True):
+        with pytest.raises(ConflictError, match=r"fields\.gpkg is there, and no call"):
+            map_scenes(scenes[:1], polygons=str(fields), overwrite=overwrite)
+    assert fields.read_bytes() == b"of someone else"
+    assert not out_dir.exists()
+    ours = tmp_path / "ours.gpkg"
+    map_scenes(scenes[:1], polygons=str(ours))
+    before = ours.stat().st_mtime_ns
+    map_scenes(scenes[:1], polygons=str(ours), min_area=500.0)
+    map_scenes(scenes[:1], polygons=str(ours), overwrite=True)
+    assert ours.stat().st_mtime_ns > before
+
+
+def test_what_is_read_is_not_written_over_nor_removed(scenes, map_scenes, out_dir):
+    maps = map_scenes(scenes[:1])
+    fields = out_dir / "parcels.gpkg"
+    with rasterio.open(scenes[0]) as scene:
+        square, crs = shapely.box(*scene.bounds), scene.crs
+    geopandas.GeoDataFrame(geometry=[square], crs=crs).to_file(fields)
+    with pytest.raises(ConflictError, match="is to be read, and would be written over"):
+        map_scenes(scenes[:1], parcels=fields)
+    with pytest.raises(ConflictError, match="is to be read, and would be written over"):
+        map_scenes(scenes[:1], region=fields, polygons=str(fields))
+    with pytest.raises(ConflictError, match=r"--overwrite empties .*\n.*parcels"):
+        map_scenes(scenes[:1], region=fields, overwrite=True)
+    inside = shutil.copy(scenes[1], out_dir)
+    with pytest.raises(ConflictError, match=r"--overwrite empties .*\n.*scene_1"):
+        map_scenes([scenes[0], inside], overwrite=True)
+    assert fields.exists()
+    assert maps[0].exists()
+
+
+@pytest.mark.parametrize(
+    ("compared", "engine", "is_refused"),
+    [
+        (None, "keras float32", False),
+        (None, "keras bfloat16", True),
+        ("keras bfloat16", "keras bfloat16", False),
+        ("keras bfloat16", "openvino bfloat16", True),
+    ],
+)
+def test_workers_do_not_compute_in_what_was_not_compared(
+    compared, engine, is_refused, tmp_path
+):
+    planner = SimpleNamespace(out_dir=tmp_path, layers=())
+    batch = predict._Batch(planner, None, None)
+    batch._compared = compared
+    expected = pytest.raises(ModelError, match=f"Workers compute with {engine}")
+    with expected if is_refused else contextlib.nullcontext():
+        batch._require_worker_engine(engine)
 
 
 def test_a_full_disk_ends_a_batch_and_not_every_scene_alone(
@@ -638,6 +786,7 @@ def test_openvino_makes_nearly_the_same_map(scenes, map_scenes, tmp_path):
     [
         ({"engine": "abacus"}, "`engine` is 'abacus'"),
         ({"batch_size": 0}, "`batch_size` is 0"),
+        ({"context": -8}, "`context` is -8"),
         ({"scale": float("nan")}, "`scale` is nan"),
         ({"min_agreement": 2}, "`min_agreement` is 2"),
         ({"output_grid": "mine"}, "`output_grid` is 'mine'"),
