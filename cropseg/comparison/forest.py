@@ -30,14 +30,14 @@ from cropseg.sites.formula import parse_formula
 from cropseg.sites.scene import Scene, SceneReader
 from cropseg.sites.site import Site
 from cropseg.sites.tiling import Tile
-from cropseg.training.fit_job import FitResult
-from cropseg.training.losses import compute_class_weights
-from cropseg.training.run import (
+from cropseg.training.finished import (
     Run,
     describe_training,
     find_finished_run,
     finish_run,
 )
+from cropseg.training.fit_job import FitResult
+from cropseg.training.losses import compute_class_weights
 from cropseg.training.settings import TrainSettings
 from cropseg.training.tile_store import TileStore
 from cropseg.transfer.target import ReuseOptions, choose_settings

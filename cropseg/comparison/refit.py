@@ -11,7 +11,7 @@ from cropseg.comparison.steps import read_steps
 from cropseg.errors import ModelError, UsageError
 from cropseg.progress import ShowProgress, show_nothing
 from cropseg.sites.site import Site
-from cropseg.training.run import Run
+from cropseg.training.finished import Run
 from cropseg.training.settings import TrainSettings
 from cropseg.transfer.describe import plan_to_json
 from cropseg.transfer.modes import PIXEL_FOREST, get_plan

@@ -17,7 +17,7 @@ from cropseg.files import write_text, write_whole
 from cropseg.transfer.modes import PIXEL_FOREST, PLANS
 
 if TYPE_CHECKING:
-    from cropseg.training.run import Run
+    from cropseg.training.finished import Run
 
 _UNRELATED = tuple(name for name, plan in PLANS.items() if not plan.loaded)
 

@@ -23,7 +23,7 @@ from cropseg.errors import ConflictError, CropsegError
 from cropseg.files import claim_out_dir
 from cropseg.progress import ShowProgress
 from cropseg.training.computing import refuse_other_computing
-from cropseg.training.run import Run, find_finished_run
+from cropseg.training.finished import Run, find_finished_run
 from cropseg.training.tensorboard import EVENTS_NAME, write_tensorboard
 from cropseg.transfer.modes import PIXEL_FOREST
 from cropseg.transfer.prepare import TransferJob

@@ -1,18 +1,14 @@
-"""A run: one training with one seed, and the folder that it leaves."""
+"""A run: one training with one seed, from its start to the files that it leaves."""
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from cropseg.files import write_json, write_whole
+from cropseg.files import write_json
 from cropseg.inference.evaluate import evaluate_bundle, evaluate_forgetting
 from cropseg.inference.features import measure_features
 from cropseg.inference.measure import Evaluation, Panel
@@ -20,7 +16,7 @@ from cropseg.memory import read_peak_memory, reset_peak_memory
 from cropseg.models.bundle import Bundle, hash_weights, list_versions, save_bundle
 from cropseg.models.card import Card, CardClass, CardStage, Lineage
 from cropseg.models.stages import Stage
-from cropseg.models.weight_report import WeightReport, WeightRow, hash_variables
+from cropseg.models.weight_report import WeightReport, hash_variables
 from cropseg.progress import ShowProgress, show_nothing
 from cropseg.sites.budget import LabelPool
 from cropseg.sites.quantiles import measure_quantiles
@@ -36,9 +32,10 @@ from cropseg.training.checkpoint import (
     save_pretrained,
 )
 from cropseg.training.computing import describe_computing, refuse_other_computing
+from cropseg.training.finished import Run, describe_training, finish_run
 from cropseg.training.fit import fit_model
 from cropseg.training.fit_job import FitJob, FitResult
-from cropseg.training.history import has_converged, plot_curves, write_history
+from cropseg.training.history import plot_curves, write_history
 from cropseg.training.l2sp import build_penalty
 from cropseg.training.optimizer_state import OptimizerState
 from cropseg.training.phases import FitPhase
@@ -46,26 +43,6 @@ from cropseg.training.pretrain import pretrain_encoder
 from cropseg.training.settings import TrainSettings
 from cropseg.training.trainer import list_fates
 from cropseg.training.validate import build_validator
-
-
-@dataclass(frozen=True, kw_only=True)
-class Run:
-    """A finished run."""
-
-    out_dir: Path
-    """Its folder."""
-    metrics: Mapping[str, Any]
-    """`val` and `test` as `evaluate --json` gives them, and `training`."""
-
-    @property
-    def model_path(self) -> Path:
-        """Its model."""
-        return self.out_dir / "model.keras"
-
-    def read_weight_report(self) -> WeightReport:
-        """Return what happened to each of its variables."""
-        rows = json.loads((self.out_dir / "weights.json").read_text(encoding="utf-8"))
-        return WeightReport(rows=tuple(WeightRow(**row) for row in rows))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,14 +83,6 @@ class RunStart:
     """Whether the features that the head reads are computed once and kept."""
     pretrains: bool = False
     """Whether the encoder is first trained on tiles without labels."""
-
-
-def find_finished_run(out_dir: Path) -> Run | None:
-    """Return the run that a folder holds, or None where it is not finished."""
-    path = out_dir / "metrics.json"
-    if not path.exists():
-        return None
-    return Run(out_dir=out_dir, metrics=json.loads(path.read_text(encoding="utf-8")))
 
 
 def execute_run(  # noqa: PLR0913 - keyword-only, and each says what to measure
@@ -333,74 +302,6 @@ def _describe_start(
         }
         told["seconds"] = round(fitted.seconds + pretrained.seconds, 2)
     return told
-
-
-def finish_run(
-    out_dir: Path,
-    evaluations: Mapping[str, Evaluation],
-    training: Mapping[str, Any],
-    forgetting: Evaluation | None = None,
-) -> Run:
-    """Write counts and metrics, the last files of a run, and return it.
-
-    Args:
-        out_dir: Folder of the run.
-        evaluations: What was counted, by part of the site.
-        training: What `metrics.json` tells of the training.
-        forgetting: What was counted on the source site.
-
-    Returns:
-        The run. `counts.npz` holds `<part>_<name>` for each array of `Evaluation`,
-        `panel`, and `source_block_ids` and `source_counts`, each where it was measured.
-    """
-    counts: dict[str, Any] = {
-        f"{part}_{name}": array
-        for part, evaluation in evaluations.items()
-        for name, array in evaluation.to_arrays().items()
-    }
-    for evaluation in evaluations.values():  # the panel is one for all parts
-        if evaluation.panel is not None:
-            counts["panel"] = evaluation.panel
-    if forgetting is not None:
-        counts["source_block_ids"] = forgetting.block_ids
-        counts["source_counts"] = forgetting.counts
-    with write_whole(out_dir / "counts.npz") as part_path:
-        np.savez_compressed(part_path, **counts)
-    metrics: dict[str, Any] = {
-        part: evaluations[part].to_json() if part in evaluations else None
-        for part in ("val", "test")
-    }
-    metrics["training"] = training
-    write_json(out_dir / "metrics.json", metrics)
-    return Run(out_dir=out_dir, metrics=metrics)
-
-
-def load_counts(out_dir: Path) -> dict[str, npt.NDArray[np.int64]]:
-    """Return all that was counted of a run, by name; see `finish_run`."""
-    with (
-        (out_dir / "counts.npz").open("rb") as stream,
-        np.load(stream, allow_pickle=False) as file,
-    ):
-        return {name: file[name] for name in file.files}
-
-
-def describe_training(
-    pool: LabelPool, fitted: FitResult, settings: TrainSettings
-) -> dict[str, Any]:
-    """Return what `metrics.json` tells of a training."""
-    trains = bool(fitted.losses)
-    rates = {phase.learning_rate for phase in fitted.phases if phase.learning_rate}
-    rate = rates.pop() if len(rates) == 1 else settings.learning_rate
-    return {
-        "steps": len(fitted.losses),
-        "seconds": round(fitted.seconds, 2),
-        "converged": has_converged(fitted.losses) if trains else None,
-        "learning_rate": rate if trains else None,
-        "label_pixels": sum(pool.class_pixels),
-        "label_tiles": len(pool.tiles),
-        "label_fields": pool.num_fields,
-        "classes_seen": list(pool.classes_seen),
-    }
 
 
 def _evaluate_parts(

@@ -17,8 +17,9 @@ from cropseg.sites.budget import open_pool
 from cropseg.sites.site import Site
 from cropseg.sites.split import PARTS
 from cropseg.sites.statistics import require_trainable, survey_site
+from cropseg.training.finished import Run, find_finished_run
 from cropseg.training.locks import build_full_phase
-from cropseg.training.run import Run, RunStart, execute_run, find_finished_run
+from cropseg.training.run import RunStart, execute_run
 from cropseg.training.settings import TrainSettings, describe_training
 
 

@@ -13,7 +13,8 @@ from cropseg.models.foreign import ForeignDescription
 from cropseg.progress import ShowProgress, show_nothing
 from cropseg.runtime import start_run
 from cropseg.sites.site import Site
-from cropseg.training.run import Run, RunStart, execute_run, find_finished_run
+from cropseg.training.finished import Run, find_finished_run
+from cropseg.training.run import RunStart, execute_run
 from cropseg.transfer.prepare import TransferJob, prepare_transfer
 from cropseg.transfer.source import find_source
 from cropseg.transfer.start import start_transfer

@@ -13,7 +13,7 @@ from cropseg.comparison import run_cells as module
 from cropseg.comparison.run_cells import run_cells
 from cropseg.errors import ConflictError, DivergedError, UsageError
 from cropseg.training.computing import describe_computing
-from cropseg.training.run import Run
+from cropseg.training.finished import Run
 from cropseg.training.tensorboard import EVENTS_NAME
 
 PANEL = SimpleNamespace(name="a window")

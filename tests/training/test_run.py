@@ -26,10 +26,11 @@ from cropseg.training.checkpoint import (
     save_pretrained,
 )
 from cropseg.training.computing import describe_computing
+from cropseg.training.finished import load_counts
 from cropseg.training.locks import build_full_phase
 from cropseg.training.optimizer_state import OptimizerState
 from cropseg.training.phases import FROZEN, RECOMPUTED, RUNNING, FitPhase
-from cropseg.training.run import RunStart, execute_run, load_counts
+from cropseg.training.run import RunStart, execute_run
 from cropseg.training.settings import TrainSettings
 
 SETTINGS = {

@@ -11,7 +11,7 @@ import pytest
 from cropseg.memory import read_memory
 from cropseg.models.bundle import load_bundle
 from cropseg.runtime import keras, share_between_runs
-from cropseg.training.run import load_counts
+from cropseg.training.finished import load_counts
 from cropseg.transfer.source import find_source
 from cropseg.transfer.transfer import transfer_to_site
 

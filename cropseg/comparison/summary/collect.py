@@ -22,7 +22,7 @@ from cropseg.sites.budget import Budget
 if TYPE_CHECKING:
     from cropseg.comparison.cells import Cell
     from cropseg.comparison.results import Result
-    from cropseg.training.run import Run
+    from cropseg.training.finished import Run
 
 COUNTS_NAME = "counts.npz"
 """Name of the file with a run's counts."""

@@ -51,7 +51,7 @@ from cropseg.sites.split import BlockSplit, FoldSplit
 
 if TYPE_CHECKING:
     from cropseg.comparison.prepare import ComparisonJob
-    from cropseg.training.run import Run
+    from cropseg.training.finished import Run
 
 _M2_PER_HA: Final = 10_000
 _BIN_DIGITS: Final = 4
