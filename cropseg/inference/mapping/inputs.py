@@ -35,7 +35,11 @@ def refuse_emptying(out_dir: Path, inputs: Collection[Path]) -> None:
         ConflictError: If some of them are there.
     """
     folder = out_dir.resolve()
-    inside = [str(path) for path in inputs if path.resolve().is_relative_to(folder)]
+    inside = [
+        str(path)
+        for path in inputs
+        if path.exists() and path.resolve().is_relative_to(folder)
+    ]
     if not inside:
         return
     more = len(inside) - _MAX_SHOWN

@@ -245,7 +245,14 @@ def _explain_units(card: Card, found: Floats, expected: Floats) -> str | None:
     A line through the quantiles of all bands, found against expected; the simplest
     that fits: a factor, an offset, both.
     """
-    stored = [i for i, name in enumerate(card.bands) if name not in card.derived]
+    stored = [
+        place
+        for place, name in enumerate(card.bands)
+        # A band that was the same everywhere tells of no factor.
+        if name not in card.derived and card.band_std[place] > 0
+    ]
+    if not stored:
+        return None
     x, y = expected[stored].ravel(), found[stored].ravel()
     weights = np.repeat(1 / np.array(card.band_std)[stored], len(QUANTILES))
     x_terms = np.stack([np.ones_like(x), x], axis=1) * weights[:, None]

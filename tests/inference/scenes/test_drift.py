@@ -210,6 +210,16 @@ def test_a_model_that_divides_by_255_says_nothing(check, card):
     assert check(draw(seed=1) * 99, card=card.model_copy(update=update)) == ()
 
 
+@pytest.mark.parametrize("num_flat", [1, 4])
+def test_a_band_that_was_the_same_everywhere_in_training_stops_nothing(
+    check, seven_classes, num_flat
+):
+    values = draw()
+    values[..., :num_flat] = 1.0
+    (warning,) = check(draw(seed=1) / 10_000, card=make_card(seven_classes, values))
+    assert ("--scale 10000" in warning) == (num_flat == 1)
+
+
 def test_derived_bands_do_not_hide_a_factor(check, seven_classes):
     values = draw()
     card = make_card(seven_classes, values)
