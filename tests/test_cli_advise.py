@@ -75,6 +75,23 @@ def test_the_command_fits_the_model_to_the_site_as_the_advice_did(
     assert scores[0] != scores[1]
 
 
+def test_the_command_describes_a_model_without_a_card(
+    run, manifest, source_path, tmp_path
+):
+    from cropseg.models.bundle import load_bundle
+
+    bundle = load_bundle(source_path)
+    foreign = tmp_path / "foreign.keras"
+    bundle.model.save(foreign)
+    told = ["--bands", ",".join(bundle.card.bands)]
+    told += ["--classes", ",".join(bundle.card.class_names)]
+    told += ["--normalization", "none"]
+    given = ("--from", foreign, *told, "--labels", "1tiles", "--json")
+    code, out, err = run("advise", manifest, *given)
+    assert code == 0, err
+    assert shlex.join(told) in json.loads(out)["command"]
+
+
 def test_quiet_says_nothing(run, manifest, source_path):
     code, out, err = run("advise", manifest, "--from", source_path, "--quiet")
     assert (code, out, err) == (0, "", "")

@@ -137,6 +137,26 @@ class ForeignDescription(_Entry):
         values |= {key: value for key, value in given.items() if value is not None}
         return _validate(values, f"{card} and the options" if card else "The options")
 
+    def list_options(self) -> list[str]:
+        """Return the words of a command line that say the same.
+
+        Example:
+            >>> ForeignDescription(bands=("red", "nir")).list_options()
+            ['--bands', 'red,nir']
+        """
+        words = []
+        for key in ("bands", "classes"):
+            names = getattr(self, key)
+            words += [f"--{key}", ",".join(names)] if names else []
+        if self.normalization is not None:
+            words += ["--normalization", _write_scaling(self.normalization)]
+        for key in ("architecture", "encoder"):
+            value = getattr(self, key)
+            words += [f"--{key}", value] if value else []
+        if self.gsd_m or self.tile_size or self.stages:  # no options say these
+            words += ["--card", "FILE"]
+        return words
+
 
 @dataclass(frozen=True, kw_only=True)
 class Unknowns:
@@ -261,6 +281,17 @@ def _read_scaling(value: Any) -> Any:
     if isinstance(value, dict) and set(value) == {"divide"}:
         return {"std": value["divide"]}
     return value
+
+
+def _write_scaling(scaling: InputScaling) -> str:
+    """Return what `_parse_scaling` reads."""
+    if scaling == InputScaling():
+        return "none"
+    mean, std = (
+        ",".join(map(str, value if isinstance(value, tuple) else (value,)))
+        for value in (scaling.mean, scaling.std)
+    )
+    return f"divide:{std}" if scaling.mean == 0 else f"mean:{mean} std:{std}"
 
 
 def _parse_scaling(text: str) -> dict[str, Any]:

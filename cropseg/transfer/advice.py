@@ -101,7 +101,7 @@ def advise_transfer(
         manifest=str(site.manifest_path),
         model=source.title,
         labels=str(budget) if budget else suggest_budgets(pool),
-        options=_write_options(reuse or ReuseOptions()),
+        options=_write_options(reuse or ReuseOptions(), description),
     )
 
 
@@ -122,10 +122,14 @@ def suggest_budgets(pool: LabelPool) -> str:
     return ",".join(f"{size}{unit}" for size in sizes)
 
 
-def _write_options(reuse: ReuseOptions) -> list[str]:
+def _write_options(reuse: ReuseOptions, description: Any) -> list[str]:
     """Return the options of the command line that stand for a choice."""
     gsd = {"accept": ["--accept-gsd"], "resample": ["--resample-to-model"]}
-    words = gsd.get(reuse.gsd, [])
+    words = list(gsd.get(reuse.gsd, []))
+    if description is not None:
+        # One option says both how the model normalises and how the site does.
+        is_one = reuse.normalization == "source"
+        words += description.list_options() if is_one else ["--card", "FILE"]
     for name in ("normalization", "bands_from"):
         if name in reuse.to_json():
             words += [f"--{name.replace('_', '-')}", getattr(reuse, name)]

@@ -28,6 +28,22 @@ def test_options_become_a_description():
 
 
 @pytest.mark.parametrize(
+    "normalization",
+    [None, "none", "divide:255", "divide:100,200,3,4", "mean:1,2,3,4 std:0.5"],
+)
+def test_a_description_says_itself_in_options(normalization):
+    given = {**OPTIONS, "normalization": normalization, "encoder": "resnet18"}
+    described = ForeignDescription.from_options(**given)
+    words = described.list_options()
+    options = zip(words[::2], words[1::2], strict=True)
+    again = {name.removeprefix("--"): text for name, text in options}
+    assert ForeignDescription.from_options(**again) == described
+    assert "card" not in again
+    more = described.model_copy(update={"tile_size": 64})
+    assert more.list_options() == [*words, "--card", "FILE"]
+
+
+@pytest.mark.parametrize(
     ("text", "mean", "std"),
     [
         ("none", (0, 0), (1, 1)),
