@@ -136,6 +136,8 @@ def _start_workers(number: int) -> Iterator[Any]:
     options = {
         "distributed.worker.multiprocessing-method": "spawn",  # HAZARDS 4
         "distributed.scheduler.allowed-failures": _LOCAL_FAILURES,
+        # After it, a dead worker is given up for good if it is not back just then.
+        "distributed.deploy.lost-worker-timeout": "30 days",
     }
     with contextlib.ExitStack() as stack:
         stack.enter_context(dask.config.set(options))

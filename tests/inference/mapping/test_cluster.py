@@ -346,6 +346,26 @@ def test_what_a_dead_worker_had_in_hand_is_done_by_another(
 
 @pytest.mark.cluster
 @pytest.mark.usefixtures("small_bands")
+def test_a_worker_that_died_is_replaced_even_if_it_is_the_only_one(
+    scenes, any_file, tmp_path, monkeypatch
+):
+    """dask gives up a worker that starts again for longer than this, and forever."""
+    pytest.importorskip("distributed")  # its defaults come first
+    dask = pytest.importorskip("dask")
+    monkeypatch.setattr(cluster, "PATIENCE_S", 10)
+    mark = tmp_path / "died"
+    fake = FakeSettings(model_path=any_file, dies_once_at=mark)
+    with (
+        dask.config.set({"distributed.deploy.lost-worker-timeout": "10ms"}),
+        cluster.open_cluster("local:1", fake) as run,
+    ):
+        results = map_all(run, scenes)
+    assert mark.exists()
+    assert [result.error for result in results.values()] == [None] * len(scenes)
+
+
+@pytest.mark.cluster
+@pytest.mark.usefixtures("small_bands")
 def test_a_scene_that_ends_its_workers_is_named_and_the_others_are_mapped(
     scenes, two_workers, read_layer, read_values
 ):
