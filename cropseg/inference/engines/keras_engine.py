@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from cropseg.errors import ModelError
 from cropseg.inference.engines.engine import T, fill_nodata, stream_in_batches
 from cropseg.models.bundle import Bundle
 from cropseg.models.precision import copy_with_precision
@@ -57,7 +58,17 @@ class KerasEngine:
 
         Returns:
             Probabilities, (tiles, height, width, classes), float32.
+
+        Raises:
+            ModelError: If the model takes tiles of one other size alone.
         """
+        sides = self._model.input_shape[1:3]
+        if not self.takes_any_size and tiles[0].shape[:2] != sides:
+            height, width = tiles[0].shape[:2]
+            raise ModelError(
+                f"This model takes tiles of {sides[0]} x {sides[1]} pixels alone; got "
+                f"{height} x {width}. Give --tile-size {sides[0]}."
+            )
         batch = np.zeros((self.batch_size, *tiles[0].shape), np.float32)
         batch[: len(tiles)] = tiles
         copy_variables(self._own, self._model)

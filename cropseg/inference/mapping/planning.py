@@ -124,7 +124,7 @@ class Planner:
     def iterate_samples(
         self, requests: Iterable[SceneRequest]
     ) -> Iterator[npt.NDArray[np.float32]]:
-        """Read tiles from all over the first scene that can be mapped.
+        """Read tiles from all over the first scene that can be mapped and has data.
 
         Args:
             requests: The scenes.
@@ -134,8 +134,12 @@ class Planner:
             tiles that have data, these, and of any other more than are needed.
         """
         for request in requests:
+            has_data = False
             with contextlib.suppress(CropsegError):  # told when its turn comes
-                yield from _iterate_samples(self.plan(request))
+                for sample in _iterate_samples(self.plan(request)):
+                    has_data = True
+                    yield sample
+            if has_data:
                 return
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cropseg.errors import ModelError
 from cropseg.inference.engines.keras_engine import KerasEngine
 from cropseg.models.bundle import Bundle
 from cropseg.runtime import keras, share_between_runs
@@ -135,3 +136,12 @@ def test_engines_that_share_a_network_each_take_a_shape_of_their_own(bundle):
             tile = np.random.default_rng(0).normal(size=shape).astype("float32")
             found = engine.predict([tile])[0]
             np.testing.assert_allclose(found, model(tile[None])[0], atol=1e-6)
+
+
+def test_a_network_of_one_size_says_which(bundle):
+    pixels = keras.Input((8, 8, 5))
+    model = keras.Model(pixels, keras.layers.Softmax()(pixels))
+    engine = KerasEngine(Bundle(model=model, card=bundle.card), batch_size=1)
+    assert engine.predict([np.ones((8, 8, 5), "float32")]).shape == (1, 8, 8, 5)
+    with pytest.raises(ModelError, match=r"8 x 8 pixels alone; got 16 x 8.*size 8"):
+        engine.predict([np.ones((16, 8, 5), "float32")])

@@ -807,19 +807,20 @@ def test_options_that_cannot_be_used_are_told_first(
 
 
 def test_bfloat16_is_compared_with_float32_before_anything_is_mapped(
-    scenes, out_dir, model_path, tmp_path
+    scenes, out_dir, model_path, rewrite, tmp_path
 ):
+    rewrite(scenes[0], lambda values: np.full_like(values, -9999))  # shows nothing
     copy = shutil.copy(model_path, tmp_path / "model.keras")
     options = MapOptions(
         tile_size=TILE, engine="keras", precision="bfloat16", min_agreement=1.0
     )
     given = {"out_dir": out_dir, "products": ProductOptions()}
     with pytest.raises(ModelError, match=r"gives the class of float32 on \d") as error:
-        map_batch(copy, [str(scenes[0])], options=options, **given)
+        map_batch(copy, list(map(str, scenes)), options=options, **given)
     assert error.value.exit_code == 4
     assert not out_dir.exists()
     options = replace(options, min_agreement=0.5)
-    batch = map_batch(copy, [str(scenes[0])], options=options, **given)
+    batch = map_batch(copy, list(map(str, scenes)), options=options, **given)
     assert 0.5 <= batch.agreement.share < 1
     assert batch.agreement.num_pixels > 1_000
     assert read_journal(out_dir)[0].engine == "keras bfloat16"
