@@ -250,6 +250,10 @@ def _list_unknown(
         "Which of the modes is best: this is a rule of thumb, and no trained model "
         "went into it."
     )
+    yield (
+        f"Whether training on both areas at once does better: where the tiles of "
+        f"{evidence.source_site} are at hand, compare `joint` too, with --source."
+    )
     if first.name == "zero_shot":
         yield (
             f"What other labels would say: the score is from {evidence.num_tiles} "

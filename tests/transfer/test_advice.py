@@ -171,6 +171,13 @@ def make_budget(*tests, **mious):
 HEAD, FROZEN, FULL, FOREST = 0.485, 0.480, 0.465, 0.4
 
 
+def test_what_needs_the_tiles_of_area_1_is_named_and_not_suggested():
+    advice = ask(make_evidence())
+    assert "joint" not in advice.modes
+    (hint,) = [text for text in advice.unknown if "`joint`" in text]
+    assert hint.endswith("with --source.")
+
+
 def test_advice_holds_where_a_suggested_mode_is_the_best():
     budget = make_budget(full=FULL, frozen_encoder=FROZEN, head_only=HEAD)
     verdict = judge_advice(ask(make_evidence()).to_json(), budget)
