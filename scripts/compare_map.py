@@ -121,20 +121,18 @@ def report_areas(site: Site, counts: Any, mapped: Any, path: Path) -> None:
     print(f"{total.sum():,} labelled pixels in {len(counts)} blocks of the test part: ")
     print(f"{total.trace() / total.sum():.1%} mapped right, mIoU {scores.miou:.3f}")
     pixel_ha = site.gsd_m**2 / 10_000
-    # The map is compared where labels are, so that both speak of the same ground.
     areas = estimate_areas(total, mapped, pixel_ha)
     errors = estimate_block_errors(counts, mapped, pixel_ha)
+    # The first two columns are of the labelled pixels, so of the same ground.
     head = ("class", "labelled_ha", "mapped_ha", "iou", "mapped_all_ha")
     rows: list[Sequence[Any]] = [(*head, "adjusted_all_ha", "standard_error_ha")]
     columns = zip(names, scores.classes, areas, errors.tolist(), strict=True)
     for index, (name, score, area, error) in enumerate(columns):
-        labelled, seen = total[index].sum(), total[:, index].sum()
-        hectares = (labelled * pixel_ha, seen * pixel_ha)
-        both = (area.mapped_ha, area.adjusted_ha, error)
+        labelled, found = total[index].sum(), total[:, index].sum()
         iou = "" if score.iou is None else f"{score.iou:.3f}"
-        texts = (f"{value:.0f}" for value in (*hectares, *both))
-        labelled_text, seen_text, *rest = texts
-        rows.append((name, labelled_text, seen_text, iou, *rest))
+        both = [f"{count * pixel_ha:.0f}" for count in (labelled, found)]
+        rest = [f"{x:.0f}" for x in (area.mapped_ha, area.adjusted_ha, error)]
+        rows.append((name, *both, iou, *rest))
     write_rows(rows, path)
 
 
@@ -145,14 +143,14 @@ def report_fields(site: Site, path: Path, column: str, out_path: Path) -> None:
     grid = scene.grid
     in_test = site.require_split().read_parts(grid, grid.window) == TEST
     shapes = fields.to_crs(grid.crs).geometry
-    outside = rasterize(
+    numbers = rasterize(
         ((shape, index + 1) for index, shape in enumerate(shapes)),
         out_shape=in_test.shape,
         transform=grid.transform,
         dtype="int32",
     )
-    touched = set(np.unique(outside[~in_test]).tolist())
-    whole = set(np.unique(outside[in_test]).tolist()) - touched - {0}
+    touched = set(np.unique(numbers[~in_test]).tolist())
+    whole = set(np.unique(numbers[in_test]).tolist()) - touched - {0}
     chosen = fields.iloc[sorted(index - 1 for index in whole)]
     labels = chosen[column].str.lower()
     known = labels.isin([name.lower() for name in site.classes.names])

@@ -34,7 +34,7 @@ from unittest import mock
 
 from cropseg.errors import UsageError
 from cropseg.models import classic
-from cropseg.models.imagenet_file import FOREIGN_ENCODERS
+from cropseg.models.imagenet_file import FOREIGN_ENCODERS, require_imagenet_encoder
 from cropseg.models.stages import HEAD, Stage, derive_stages
 from cropseg.runtime import keras
 
@@ -212,12 +212,8 @@ def build_pretrained_network(
         UsageError: If there is no such pair, or the encoder is no one's but ours.
         Exception: If the weights cannot be had, or are another network's.
     """
-    recipe = _get_recipe(architecture, encoder)
-    if getattr(recipe.build, "func", None) is not _build_foreign:
-        raise UsageError(
-            f"There are no ImageNet weights for encoder {encoder}. Choose one of "
-            f"{', '.join(FOREIGN_ENCODERS)} for area 1, or another mode."
-        )
+    _get_recipe(architecture, encoder)  # whether there is such a pair
+    require_imagenet_encoder(encoder)
     logits = _build_logits(
         (None, None, 3),
         num_classes=2,
