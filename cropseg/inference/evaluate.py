@@ -18,6 +18,7 @@ from cropseg.evaluation.plots import plot_confusion, write_confusion_csv
 from cropseg.files import claim_out_dir, hash_file, write_json
 from cropseg.inference.engines.keras_engine import KerasEngine
 from cropseg.inference.measure import Evaluation, Panel, Prediction, Tally
+from cropseg.inference.scoring_shape import choose_scoring_shape
 from cropseg.inference.tiles.mosaic import predict_tiles
 from cropseg.inference.tiles.tile_shape import TileShape, choose_tile_shape
 from cropseg.models.bundle import Bundle, load_bundle
@@ -48,7 +49,8 @@ def evaluate_model(
         model_path: A bundle.
         site: The site, with labels and a split.
         part: train, val or test.
-        tile_size: Side of the tiles with context; None for the model's default.
+        tile_size: Side of the tiles with context; None for the one that suits the
+            part (`choose_scoring_shape`).
         batch_size: Tiles in a batch. It does not change the result.
         precision: auto, float32 or bfloat16.
 
@@ -62,7 +64,8 @@ def evaluate_model(
     """
     bundle = load_bundle(model_path)
     engine = KerasEngine(bundle, batch_size=batch_size, precision=precision)
-    shape = choose_tile_shape(bundle.card.tile_multiple, size=tile_size)
+    multiple = bundle.card.tile_multiple
+    shape = choose_tile_shape(multiple, size=tile_size) if tile_size else None
     return evaluate_engine(engine, site, part=part, shape=shape)
 
 
@@ -96,7 +99,7 @@ def evaluate_bundle(
     panel: Panel | None = None,
     whole_part: bool = False,
 ) -> Evaluation:
-    """Score a model that is in memory, at the default tile shape.
+    """Score a model that is in memory.
 
     Args:
         bundle: The model.
@@ -113,9 +116,8 @@ def evaluate_bundle(
         ModelError: If the model's bands or classes do not fit the site.
         DataError: If the part has no labelled pixel.
     """
-    engine, shape = _prepare_engine(bundle)
     return evaluate_engine(
-        engine, site, part=part, shape=shape, panel=panel, whole_part=whole_part
+        _prepare_engine(bundle), site, part=part, panel=panel, whole_part=whole_part
     )
 
 
@@ -150,13 +152,13 @@ def evaluate_forgetting(
         return None
     if site.split is None:
         return None
-    engine, shape = _prepare_engine(bundle)
-    return _measure(_build_predictor(engine, site), site, part="test", shape=shape)
+    predict = _build_predictor(_prepare_engine(bundle), site)
+    shape = choose_scoring_shape(site, "test", bundle.card.tile_multiple)
+    return _measure(predict, site, part="test", shape=shape)
 
 
-def _prepare_engine(bundle: Bundle) -> tuple[KerasEngine, TileShape]:
-    engine = KerasEngine(bundle, batch_size=2, precision="float32")
-    return engine, choose_tile_shape(bundle.card.tile_multiple)
+def _prepare_engine(bundle: Bundle) -> KerasEngine:
+    return KerasEngine(bundle, batch_size=2, precision="float32")
 
 
 def evaluate_engine(
@@ -164,12 +166,14 @@ def evaluate_engine(
     site: Site,
     *,
     part: str,
-    shape: TileShape,
+    shape: TileShape | None = None,
     panel: Panel | None = None,
     whole_part: bool = False,
 ) -> Evaluation:
     """Score a prepared model. See `evaluate_bundle`."""
     site = fit_site_to_card(site, engine.card)
+    if shape is None:
+        shape = choose_scoring_shape(site, part, engine.card.tile_multiple)
     return evaluate_predictor(
         _build_predictor(engine, site),
         site,
