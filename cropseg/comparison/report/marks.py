@@ -25,7 +25,7 @@ def draw_bar(
         style: The mode; None draws a plain marker.
         zero: A value to draw a line at.
     """
-    width = 180
+    width = 140
 
     def place(number: float) -> float:
         return round(6 + (width - 12) * min(max(axis.place(number), 0), 1), 1)
