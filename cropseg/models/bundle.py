@@ -19,6 +19,7 @@ import numpy as np
 from cropseg.errors import ModelError
 from cropseg.files import write_whole
 from cropseg.models.card import CARD_NAME, Card, check_archive, read_card
+from cropseg.models.header import check_bundle
 from cropseg.runtime import keras
 
 NORMALIZATION_LAYER = "band_normalization"
@@ -129,9 +130,11 @@ def load_bundle(path: str | Path) -> Bundle:
         ModelFileNotFoundError: If there is no such file.
         ModelError: If it is no bundle, is damaged, or holds other weights than its
             card says.
+        UnsafeFileError: If it declares more than it holds, which could fill the memory.
     """
     path = Path(path)
     card = read_card(path)
+    check_bundle(path)
     with check_archive(path) as archive:
         damaged = archive.testzip()
     if damaged:

@@ -19,7 +19,11 @@ from cropseg.errors import (
 )
 from cropseg.models.hdf5 import Hdf5Header, read_hdf5_header
 from cropseg.models.keras_archive import read_archive_header
-from cropseg.models.network_config import check_config, translate_config
+from cropseg.models.network_config import (
+    check_config,
+    find_strangers,
+    translate_config,
+)
 from cropseg.models.network_size import NetworkSize, measure_config
 
 Kind = Literal["bundle", "keras", "hdf5", "weights", "network"]
@@ -118,13 +122,7 @@ def _check_network(
         check_config(config, path)
         if kind == "hdf5":
             config = translate_config(config, path)
-        size = measure_config(config, path)
-        if size.num_weights > 2 * weights.num_values + _SPARE_WEIGHTS:
-            raise UnsafeFileError(
-                f"The network of {path} has {size.num_weights} weights, the file holds "
-                f"{weights.num_values}. It is damaged, or made to fill the memory: get "
-                "it from another source."
-            )
+        size = _measure_network(config, weights, path)
     return ModelHeader(
         path=path,
         kind=kind,
@@ -133,6 +131,35 @@ def _check_network(
         size=size,
         weights=weights,
     )
+
+
+def check_bundle(path: Path) -> None:
+    """Refuse a bundle that declares more than it holds, before Keras builds it.
+
+    A network from a script may have layers whose size is not known here. Of such a
+    one the archive and its arrays are checked, and the rest is up to Keras.
+
+    Raises:
+        ModelError: If it is damaged.
+        UnsafeFileError: If building or reading it could fill the memory.
+    """
+    archive = read_archive_header(path)
+    if not find_strangers(archive.config, path):
+        _measure_network(archive.config, archive.weights, path)
+
+
+def _measure_network(
+    config: dict[str, Any], weights: Hdf5Header, path: Path
+) -> NetworkSize:
+    """Measure a network, and refuse one that does not belong to its weights."""
+    size = measure_config(config, path)
+    if size.num_weights > 2 * weights.num_values + _SPARE_WEIGHTS:
+        raise UnsafeFileError(
+            f"The network of {path} has {size.num_weights} weights, the file holds "
+            f"{weights.num_values}. It is damaged, or made to fill the memory: get it "
+            "from another source."
+        )
+    return size
 
 
 def _read_start(path: Path) -> bytes:

@@ -49,16 +49,25 @@ def check_config(config: Mapping[str, Any], path: Path) -> None:
     Raises:
         UnsafeFileError: If it does; all names are listed.
     """
-    with told_as_damage(path):
-        found = dict.fromkeys(_list_strangers(config))
+    found = find_strangers(config, path)
     if found:
         raise UnsafeFileError(
-            f"{path} holds {', '.join(sorted(found)[:8])}. From a file, only layers of "
+            f"{path} holds {', '.join(found[:8])}. From a file, only layers of "
             "Keras are loaded whose effect and size are known: no code (Lambda), no "
             "classes of other packages, no operations of TensorFlow. Where you trust "
             "the file, load it with Keras in a script, and hand the network over with "
             "`cropseg.transfer_to_site(model=...)`."
         )
+
+
+def find_strangers(config: Mapping[str, Any], path: Path) -> list[str]:
+    """Return what a config names that is no known layer of Keras, each once.
+
+    Raises:
+        ModelError: If it is no config of a network.
+    """
+    with told_as_damage(path):
+        return sorted(set(_list_strangers(config)))
 
 
 def _list_strangers(node: Any) -> Iterator[str]:

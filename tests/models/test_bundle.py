@@ -13,7 +13,7 @@ import zipfile
 import numpy as np
 import pytest
 
-from cropseg.errors import ModelError, ResourceError
+from cropseg.errors import ModelError, ResourceError, UnsafeFileError
 from cropseg.inference.engines.keras_engine import KerasEngine
 from cropseg.models import zoo
 from cropseg.models.bundle import (
@@ -339,6 +339,52 @@ def test_an_archive_that_keras_cannot_load_is_refused(member, content, bundle_pa
     with pytest.raises(ModelError) as error:
         load_bundle(part)
     assert error.value.exit_code == 4
+
+
+def rewrite_network(path, change):
+    """Change the layers of a bundle's network, and leave its weights and its card."""
+    part = path.with_name("changed.keras")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(part, "w") as new:
+        for name in old.namelist():
+            text = old.read(name)
+            if name == "config.json":
+                config = json.loads(text)
+                change(config["config"]["layers"])
+                text = json.dumps(config)
+            new.writestr(name, text)
+    return part
+
+
+def test_a_network_that_would_fill_the_memory_is_refused_unbuilt(
+    bundle_path, monkeypatch
+):
+    def blow_up(layers):
+        layer = next(item for item in layers if "filters" in item["config"])
+        layer["config"]["filters"] = 10**9
+
+    built = []
+    monkeypatch.setattr(keras.models, "load_model", lambda *a, **_: built.append(a))
+    with pytest.raises(UnsafeFileError, match="the file holds") as error:
+        load_bundle(rewrite_network(bundle_path, blow_up))
+    assert error.value.exit_code == 5
+    assert not built
+
+
+def test_an_archive_that_unpacks_to_far_more_than_it_has_is_refused(bundle_path):
+    with zipfile.ZipFile(bundle_path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("assets/more", bytes(10**8))
+    with pytest.raises(UnsafeFileError, match="members declare"):
+        load_bundle(bundle_path)
+
+
+def test_a_layer_of_keras_whose_size_is_not_known_is_loaded(bundle, tmp_path):
+    inputs = keras.Input((None, None, 5), name="pixels")
+    output = keras.layers.EinsumDense("abcd,de->abce", (None, None, 3))(inputs)
+    model = keras.Model(inputs, output)
+    digest = hash_weights(model)
+    card = bundle.card.model_copy(update={"weights_sha256": digest})
+    save_bundle(model, card, tmp_path / "model.keras")
+    assert hash_weights(load_bundle(tmp_path / "model.keras").model) == digest
 
 
 def test_a_layer_with_code_of_its_own_is_refused(bundle, bundle_path):
