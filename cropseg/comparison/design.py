@@ -110,7 +110,7 @@ def _is_count(value: object) -> bool:
 
 def read_folds(text: str) -> int | str:
     """Read a number of folds as it is given on the command line."""
-    return int(text) if text.strip().isdigit() else text
+    return int(text) if text.strip().isdecimal() else text
 
 
 def describe_design(

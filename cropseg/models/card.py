@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from cropseg.errors import CropsegError, ModelError, ModelFileNotFoundError
 from cropseg.sites.classes import ClassMap
@@ -146,6 +146,16 @@ class Card(_Entry):
     features: CardFeatures | None = None
     """What its encoder makes of its training tiles, which tells how far another site
     is; None where it was not measured."""
+
+    @field_validator("schema_version")
+    @classmethod
+    def _check_version(cls, version: int) -> int:
+        if version > SCHEMA_VERSION:
+            raise ValueError(
+                f"it was written by a newer cropseg, as version {version}; this one "
+                f"reads up to {SCHEMA_VERSION}. Update cropseg"
+            )
+        return version
 
     @property
     def stored_bands(self) -> tuple[str, ...]:

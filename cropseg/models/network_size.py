@@ -65,7 +65,10 @@ def measure_config(config: Mapping[str, Any], path: Path) -> NetworkSize:
         ModelError: If it is no graph of layers.
     """
     with told_as_damage(path):
-        return _measure_network(config)
+        size = _measure_network(config)
+        if not all(ends and ends[0] for ends in (size.inputs, size.outputs)):
+            raise ValueError("it takes or gives nothing that has channels")
+        return size
 
 
 @contextlib.contextmanager

@@ -110,6 +110,7 @@ def test_the_record_has_the_whole_design_plans_of_files_and_the_source(plan_path
         ({"folds": "five"}, "`folds` is 'five'"),
         ({"folds": 5, "validation": "oracle"}, "no block is left for validation"),
         ({"draws": "3", "equal": "?"}, "\n  - .*\n  - "),
+        ({"folds": read_folds("\N{SUPERSCRIPT TWO}")}, "`folds` is"),
     ],
 )
 def test_a_design_that_makes_no_sense_is_refused(changes, message):

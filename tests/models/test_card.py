@@ -109,6 +109,12 @@ def test_a_card_that_is_none_is_refused(text, bundle_path, change_card):
         read_card(bundle_path)
 
 
+def test_a_card_of_a_newer_cropseg_is_refused(bundle_path, change_card):
+    change_card(bundle_path, schema_version=2)
+    with pytest.raises(ModelError, match="Update cropseg"):
+        read_card(bundle_path)
+
+
 def test_a_card_of_impossible_size_is_refused_unread(bundle_path, change_card):
     change_card(bundle_path, text=bytes(65 * 2**20))
     with pytest.raises(ModelError, match=f"claims {65 * 2**20} bytes"):

@@ -119,6 +119,18 @@ def test_impossible_sizes_are_told(filters):
                 "output_layers": [],
             },
         },
+        {
+            "class_name": "Functional",
+            "config": {"layers": [], "input_layers": [], "output_layers": []},
+        },
+        {
+            "class_name": "Sequential",
+            "config": {
+                "layers": [
+                    {"class_name": "InputLayer", "config": {"batch_shape": [None]}}
+                ]
+            },
+        },
     ],
 )
 def test_what_is_no_graph_is_told(config):
