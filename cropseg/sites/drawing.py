@@ -16,7 +16,33 @@ from cropseg.sites.grid import Grid, Window
 # at once get stray warnings and leave the filters changed.
 _LOCK: Final = threading.Lock()
 
+BLOCK_PX: Final = 256
+"""Side of the blocks, fixed on a grid, in which polygons are drawn: what is rounded
+does not depend on the window then."""
+
 Number = TypeVar("Number", bound=np.integer[Any])
+
+
+def outline_block(grid: Grid, block: Window, reach: float = 0.0) -> Any:
+    """Return the box, in the CRS of the grid, of all that may be drawn in a block.
+
+    It is a pixel larger: what only touches a block may label a pixel of it.
+
+    Args:
+        grid: Where pixels lie.
+        block: What is drawn.
+        reach: How much further to look, in units of the CRS.
+    """
+    import shapely
+
+    around = block.grow(1)
+    corners = [
+        grid.transform @ (col, row)
+        for col in (around.col, around.col_end)
+        for row in (around.row, around.row_end)
+    ]
+    (left, bottom), (right, top) = np.min(corners, axis=0), np.max(corners, axis=0)
+    return shapely.box(left - reach, bottom - reach, right + reach, top + reach)
 
 
 def draw_shapes(

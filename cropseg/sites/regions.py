@@ -11,11 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import numpy.typing as npt
+from rasterio.crs import CRS
 
 from cropseg.errors import DataError, DataFileNotFoundError, UnsafeFileError
-from cropseg.sites.drawing import draw_shapes
+from cropseg.sites.drawing import BLOCK_PX, draw_shapes, outline_block
 from cropseg.sites.grid import Grid, Window
 from cropseg.sites.split import NO_PART, PARTS, PartIds
+from cropseg.sites.tiling import iterate_cells
 from cropseg.sites.vector_file import (
     POLYGON_ENDINGS,
     check_start,
@@ -24,6 +27,7 @@ from cropseg.sites.vector_file import (
 )
 
 _POLYGON_TYPES: Final = {"Polygon", "MultiPolygon"}
+_MAX_BLOCKS: Final = 128  # 8 MB in all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,10 +56,14 @@ class RegionSplit:
 
     def read_parts(self, grid: Grid, window: Window) -> PartIds:
         """Return the part of every pixel of a window, (height, width)."""
-        regions = self.read_regions().to_crs(grid.crs)
-        parts = map(PARTS.index, regions["part"])
-        shapes = zip(regions.geometry, parts, strict=True)
-        return draw_shapes(shapes, grid, window, fill=NO_PART, dtype=np.uint8)
+        stamp = stamp_files(self.regions_path)
+        regions = _index_regions(self.regions_path, stamp, grid.crs)
+        parts = np.full((window.height, window.width), NO_PART, np.uint8)
+        for block in iterate_cells(window, BLOCK_PX):
+            common = block.intersect(window)
+            drawn = _draw_block(regions, grid, block)[common.slices_in(block)]
+            parts[common.slices_in(window)] = drawn
+        return parts
 
     def read_regions(self) -> Any:
         """Return the polygons as a table of geopandas with a column `part`.
@@ -63,6 +71,37 @@ class RegionSplit:
         What was read is kept until the file changes.
         """
         return _read_regions(self.regions_path, stamp_files(self.regions_path))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Regions:
+    """Regions in the CRS of a grid, in the order of the file."""
+
+    tree: Any
+    """Index of the polygons, by position."""
+    shapes: npt.NDArray[np.object_]
+    """The polygons."""
+    parts: npt.NDArray[np.uint8]
+    """The part of each."""
+
+
+@functools.lru_cache(maxsize=8)
+def _index_regions(path: Path, stamp: Any, crs: CRS) -> _Regions:
+    import shapely
+
+    regions = _read_regions(path, stamp).to_crs(crs)
+    shapes = regions.geometry.to_numpy()
+    parts = np.array([PARTS.index(part) for part in regions["part"]], np.uint8)
+    return _Regions(tree=shapely.STRtree(shapes), shapes=shapes, parts=parts)
+
+
+@functools.lru_cache(maxsize=_MAX_BLOCKS)
+def _draw_block(regions: _Regions, grid: Grid, block: Window) -> PartIds:
+    found = np.sort(regions.tree.query(outline_block(grid, block)))
+    if not len(found):
+        return np.full((block.height, block.width), NO_PART, np.uint8)
+    shapes = zip(regions.shapes[found], regions.parts[found].tolist(), strict=True)
+    return draw_shapes(shapes, grid, block, fill=NO_PART, dtype=np.uint8)
 
 
 @functools.lru_cache(maxsize=8)

@@ -39,3 +39,21 @@ def iterate_tiles(area: Window, *, core_size: int, context: int = 0) -> Iterator
         for col in range(area.col, area.col_end, core_size):
             core = Window(row=row, col=col, height=core_size, width=core_size)
             yield Tile(core=core, context=context)
+
+
+def iterate_cells(window: Window, side: int) -> Iterator[Window]:
+    """Cut a raster at multiples of a length, and yield what a window touches.
+
+    The cells do not depend on the window. What is computed for whole cells is the same
+    in every window, also where it is rounded.
+
+    Args:
+        window: What is wanted; it may reach over the edge of its raster.
+        side: Side of a cell, in pixels.
+
+    Yields:
+        Whole cells, row by row.
+    """
+    for row in range(window.row // side * side, window.row_end, side):
+        for col in range(window.col // side * side, window.col_end, side):
+            yield Window(row=row, col=col, height=side, width=side)

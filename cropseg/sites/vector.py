@@ -21,7 +21,7 @@ from rasterio.crs import CRS
 
 from cropseg.errors import DataError
 from cropseg.sites.classes import write_value
-from cropseg.sites.drawing import draw_shapes
+from cropseg.sites.drawing import BLOCK_PX, draw_shapes, outline_block
 from cropseg.sites.geometry import (
     DRAWING_OPTIONS,
     POINT_TYPES,
@@ -29,13 +29,13 @@ from cropseg.sites.geometry import (
     prepare_shapes,
 )
 from cropseg.sites.grid import Grid, Window
+from cropseg.sites.tiling import iterate_cells
 from cropseg.sites.vector_file import read_table, stamp_files
 from cropseg.sites.vector_table import VectorTable, join_names
 
 NO_FIELD: Final = -1
 """The field id of a pixel that no field labels."""
 
-_BLOCK_PX: Final = 256
 _MAX_BLOCKS: Final = 128  # 32 MB in all
 _OVERLAP_SHARE: Final = 0.01
 
@@ -163,17 +163,10 @@ class Fields:
             )
         ids = np.full((window.height, window.width), NO_FIELD, np.int32)
         inside = window.clip(height=grid.height, width=grid.width)
-        for row in range(inside.row // _BLOCK_PX, -(-inside.row_end // _BLOCK_PX)):
-            for col in range(inside.col // _BLOCK_PX, -(-inside.col_end // _BLOCK_PX)):
-                block = Window(
-                    row=row * _BLOCK_PX,
-                    col=col * _BLOCK_PX,
-                    height=_BLOCK_PX,
-                    width=_BLOCK_PX,
-                )
-                common = block.intersect(inside)
-                drawn = _draw_block(self, grid, block)[common.slices_in(block)]
-                ids[common.slices_in(window)] = drawn
+        for block in iterate_cells(inside, BLOCK_PX):
+            common = block.intersect(inside)
+            drawn = _draw_block(self, grid, block)[common.slices_in(block)]
+            ids[common.slices_in(window)] = drawn
         return ids
 
     @functools.cached_property
@@ -334,20 +327,8 @@ def _number_values(values: Sequence[str | None]) -> npt.NDArray[np.int64]:
 
 @functools.lru_cache(maxsize=_MAX_BLOCKS)
 def _draw_block(fields: Fields, grid: Grid, block: Window) -> FieldIds:
-    import shapely
-
     pieces = fields._pieces  # noqa: SLF001 - one of its methods, but for the cache
-    # One pixel more: what only touches a block may label a pixel of it.
-    around = block.grow(1)
-    corners = [
-        grid.transform @ (col, row)
-        for col in (around.col, around.col_end)
-        for row in (around.row, around.row_end)
-    ]
-    (left, bottom), (right, top) = np.min(corners, axis=0), np.max(corners, axis=0)
-    reach = pieces.reach
-    area = shapely.box(left - reach, bottom - reach, right + reach, top + reach)
-    found = np.sort(pieces.tree.query(area))
+    found = np.sort(pieces.tree.query(outline_block(grid, block, pieces.reach)))
     draw = _draw_points if fields.are_points else _draw_polygons
     ids = draw(fields, found, grid, block) if len(found) else _draw_nothing(block)
     ids[(ids != NO_FIELD) & (pieces.codes[ids] == -1)] = NO_FIELD

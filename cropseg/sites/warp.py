@@ -33,6 +33,7 @@ from cropseg.errors import DataError
 from cropseg.sites.classes import IGNORE, Labels
 from cropseg.sites.grid import Grid, Window
 from cropseg.sites.raster import Pixels
+from cropseg.sites.tiling import iterate_cells
 
 GSD_TOLERANCE: Final = 0.01
 """How far GSDs may differ and still count as equal, as a share."""
@@ -208,11 +209,7 @@ def _cut(
     if at_once and max(window.height, window.width) <= most:
         yield window
         return
-    side = min(_CELL_PX, most)
-    first_row, first_col = window.row // side * side, window.col // side * side
-    for row in range(first_row, window.row_end, side):
-        for col in range(first_col, window.col_end, side):
-            yield Window(row=row, col=col, height=side, width=side)
+    yield from iterate_cells(window, min(_CELL_PX, most))
 
 
 def _is_straight(source_grid: Grid, grid: Grid) -> bool:

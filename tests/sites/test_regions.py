@@ -16,6 +16,7 @@ from rasterio.crs import CRS
 from rasterio.warp import transform as transform_points
 
 from cropseg.errors import DataError, DataFileNotFoundError, UnsafeFileError
+from cropseg.sites.drawing import draw_shapes
 from cropseg.sites.grid import Grid, Window
 from cropseg.sites.regions import RegionSplit
 from cropseg.sites.site import open_site
@@ -296,3 +297,52 @@ def test_several_threads_read_the_same_parts_and_leave_the_warnings_alone(
 
     assert all((parts == expected).all() for parts in found)
     assert warnings.filters == before
+
+
+def test_a_window_holds_the_parts_that_the_whole_scene_holds(tmp_path):
+    side = 1 / 3  # no number of pixels is exact
+    border = 500_000 + side * 420.5  # through the middle of pixels
+    halves = [(400_000, border, "train"), (border, 600_000, "test")]
+    table = geopandas.GeoDataFrame(
+        {"part": [part for *_, part in halves]},
+        geometry=[shapely.box(x, 5.9e6, end, 6.1e6) for x, end, _ in halves],
+        crs=32633,
+    )
+    table.to_file(tmp_path / "split.gpkg")
+    split = RegionSplit(regions_path=tmp_path / "split.gpkg", block_m=100)
+    transform = Affine.translation(500_000, 6_000_000) @ Affine.scale(side, -side)
+    grid = Grid(height=90, width=700, transform=transform, crs=CRS.from_epsg(32633))
+
+    whole = split.read_parts(grid, grid.window)
+
+    assert set(np.unique(whole)) == {TRAIN, TEST}
+    for col in range(300, 420, 7):
+        window = Window(row=10, col=col, height=64, width=200)
+        np.testing.assert_array_equal(
+            split.read_parts(grid, window), whole[window.slices_in(grid.window)]
+        )
+    around = Window(row=-20, col=-30, height=40, width=60)
+    assert (split.read_parts(grid, around) == TRAIN).all()
+
+
+def test_many_regions_are_drawn_only_where_they_lie(tmp_path, monkeypatch):
+    drawn = []
+
+    def count_shapes(shapes, *args, **kwargs):
+        shapes = list(shapes)
+        drawn.append(len(shapes))
+        return draw_shapes(shapes, *args, **kwargs)
+
+    monkeypatch.setattr("cropseg.sites.regions.draw_shapes", count_shapes)
+    boxes = [
+        shapely.box(600_000 + 2000 * i, 5.1e6, 602_000 + 2000 * i, 5.3e6)
+        for i in range(50)
+    ]
+    table = geopandas.GeoDataFrame({"part": ["train"] * 50}, geometry=boxes, crs=32614)
+    table.to_file(tmp_path / "split.gpkg")
+    split = RegionSplit(regions_path=tmp_path / "split.gpkg", block_m=100)
+
+    for _ in range(2):
+        split.read_parts(make_grid(), make_grid().window)
+
+    assert drawn == [2]

@@ -187,7 +187,7 @@ def test_a_window_is_the_crop_of_the_whole(open_random, kind, seed, window, opti
     fields = open_random(seed, grid, **options)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vector, "_BLOCK_PX", 7)  # so that a small grid has seams
+        patch.setattr(vector, "BLOCK_PX", 7)  # so that a small grid has seams
         whole = fields.rasterize(grid, grid.window)
         ids = fields.rasterize(grid, window)
 
@@ -205,7 +205,7 @@ def test_seams_between_blocks_are_not_seen(open_random, kind, seed):
     is_sure = measure_distances(fields, grid) > 1e-6
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vector, "_BLOCK_PX", 5)
+        patch.setattr(vector, "BLOCK_PX", 5)
         ids = fields.rasterize(grid, grid.window)
 
     np.testing.assert_array_equal(ids[is_sure], whole[is_sure])
@@ -440,7 +440,7 @@ def test_points_across_a_seam_label_as_in_one_block(open_shapes):
     whole = fields.rasterize(make_grid(), make_grid().window)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vector, "_BLOCK_PX", 5)
+        patch.setattr(vector, "BLOCK_PX", 5)
         ids = fields.rasterize(make_grid(), make_grid().window)
 
     np.testing.assert_array_equal(ids, whole)
