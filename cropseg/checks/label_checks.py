@@ -15,8 +15,9 @@ from cropseg.checks.alignment import Shift
 from cropseg.checks.duplicates import list_overlaps
 from cropseg.checks.findings import Finding
 from cropseg.checks.inspection import Inspection
+from cropseg.sites.classes import IGNORE, write_value
 from cropseg.sites.grid import Grid
-from cropseg.sites.labels import FieldLabels, LabelSource
+from cropseg.sites.labels import FieldLabels, LabelSource, RasterLabels
 from cropseg.sites.scene import Scene
 from cropseg.sites.site import Site
 from cropseg.sites.vector import open_fields
@@ -38,6 +39,7 @@ def check_labels(scan: Inspection) -> Iterator[Finding]:
     ]
     # One file may label many scenes, and some of them not at all.
     used = {labels.path for _, labels, _, count in counted if count}
+    yield from _check_nodata(scan.site)
     for scene, labels, meter, count in counted:
         path, shift = str(labels.path), meter.finish()
         if not count:
@@ -53,6 +55,30 @@ def check_labels(scan: Inspection) -> Iterator[Finding]:
                 remedy="Lay both over each other in QGIS, and correct the labels' "
                 "position or CRS.",
                 path=path,
+            )
+
+
+def _check_nodata(site: Site) -> Iterator[Finding]:
+    """Find classes whose value the label raster calls no data: they are unknown."""
+    ids = site.classes.ids_by_value
+    rasters = {
+        scene.labels.path: scene.labels.header
+        for scene in site.scenes
+        if isinstance(scene.labels, RasterLabels)
+    }
+    for path, header in rasters.items():
+        value = write_value(header.nodata[0])
+        class_id = ids.get(value, IGNORE)
+        if class_id != IGNORE:
+            name = site.classes.names[class_id]
+            yield Finding(
+                level="warning",
+                code="labels-nodata",
+                message=f"{path.name} says that {value} means no data, the manifest "
+                f"that it is {name}. Such pixels are taken as unknown.",
+                remedy=f"If they are {name}, use `gdal_edit.py -unsetnodata`; if not, "
+                f"move {value} from `values` to `ignore`.",
+                path=str(path),
             )
 
 

@@ -8,6 +8,7 @@ one of the same draw and unit.
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -312,7 +313,8 @@ def check_budgets(budgets: Sequence[Budget], site: Site, tile_size: int) -> None
             f"A budget of {too_large[0]} was asked for, but the labels of {site.name} "
             "are pixels and have no fields. Ask for tiles or ha, or label by polygons."
         )
-    has = f"{amounts[unit]:,.0f} {unit}"
+    # Rounded down: of 3.97 ha a budget of 4 ha is refused.
+    has = f"{math.floor(amounts[unit] * 10) / 10:,.{int(unit == 'ha')}f} {unit}"
     if unit == "tiles":
         has += f" with labels on at least {_MIN_LABELLED_SHARE:.0%} of their pixels"
     raise DataError(

@@ -30,6 +30,9 @@ _SIDECAR_ENDINGS: Final = (".msk", ".aux.xml")
 _WORLD_ENDINGS: Final = (".tfw", ".tifw", ".wld")
 _MAX_MISFIT_PX: Final = 0.01
 _MAX_OPEN_FILES: Final = 32
+_FREE_PX: Final = 2**30
+_MAX_SPARSENESS: Final = 1000
+"""How many pixels a mosaic may span for one that a tile holds, above `_FREE_PX`."""
 _NAMELESS: Final = "scene"
 
 
@@ -258,9 +261,21 @@ def _span_tiles(files: Sequence[ImageFile]) -> Grid:
     first = files[0].header.grid
     windows = [_place_tile(file, files[0]) for file in files]
     row, col = min(w.row for w in windows), min(w.col for w in windows)
+    height = max(w.row_end for w in windows) - row
+    width = max(w.col_end for w in windows) - col
+    held_px = sum(w.height * w.width for w in windows)
+    if height * width > max(_FREE_PX, _MAX_SPARSENESS * held_px):
+        places = np.array([(w.row, w.col) for w in windows])
+        strays = np.abs(places - np.median(places, axis=0)).max(axis=1)
+        raise DataError(
+            f"{files[int(strays.argmax())].location} lies {int(strays.max()):,} pixels "
+            f"from most of the {len(files)} tiles of its scene, which so would have "
+            f"{height:,} x {width:,} pixels (rows x columns), nearly all without data. "
+            "Correct its position, or make it a scene of its own."
+        )
     return Grid(
-        height=max(w.row_end for w in windows) - row,
-        width=max(w.col_end for w in windows) - col,
+        height=height,
+        width=width,
         transform=first.transform @ Affine.translation(col, row),
         crs=first.crs,
     )

@@ -212,8 +212,8 @@ def locate_in_metres(
     if not grid.crs.is_projected:
         raise DataError(
             f"Blocks are cut in metres, but the scene's CRS "
-            f"({grid.crs.to_string()}) is not projected. Reproject the scene, "
-            "to its UTM zone for example."
+            f"({grid.crs.to_string()}) is not projected. Give the manifest `crs`, such "
+            "as the area's UTM zone, and `gsd_m`, and the scene is resampled."
         )
     _, metres_per_unit = grid.crs.linear_units_factor
     x, y = grid.locate_pixels(window)

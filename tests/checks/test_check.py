@@ -752,6 +752,43 @@ def test_a_resampled_scene_is_a_note(tmp_path, make_site):
     assert "from 8 m in EPSG:32614 to 16 m in EPSG:32614" in finding.message
 
 
+def test_metres_that_the_crs_stretches_are_a_warning(tmp_path, make_site):
+    path = make_site(tmp_path, crs="EPSG:3857", xres=8.0)
+
+    finding = find(check(path), "metres-stretched")
+
+    # 600 km east and 5 200 km north of the origin of Web Mercator: 42.2 N, 5.4 E.
+    assert finding.level == "warning"
+    assert "calls 8 m wide is 5.9" in finding.message
+    assert "`crs: EPSG:32631` and `gsd_m: 5.9`" in finding.remedy
+
+    edit(path, crs="EPSG:32631", gsd_m=5.9)
+    assert ("warning", "metres-stretched") not in get_codes(check(path))
+
+
+@pytest.mark.parametrize("crs", ["EPSG:2264", "EPSG:25832"])
+def test_metres_and_feet_of_the_ground_are_no_finding(tmp_path, make_site, crs):
+    path = make_site(tmp_path, crs=crs, split=None)
+
+    assert get_codes(check(path)) == [("warning", "no-split")]
+
+
+def test_a_class_that_the_label_file_calls_no_data_is_a_warning(tmp_path, make_site):
+    path = make_site(tmp_path, num_scenes=2)
+    for scene in (0, 1):
+        with rasterio.open(tmp_path / f"scene_{scene}_labels.tif", "r+") as dataset:
+            dataset.nodata = 0  # which the manifest ignores
+    assert get_codes(check(path)) == []
+
+    with rasterio.open(tmp_path / "scene_1_labels.tif", "r+") as dataset:
+        dataset.nodata = 22
+
+    finding = find(check(path), "labels-nodata")
+    assert finding.level == "warning"
+    assert "scene_1_labels.tif says that 22 means no data" in finding.message
+    assert "the manifest that it is wheat" in finding.message
+
+
 # Values.
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import geopandas
@@ -17,6 +18,7 @@ from cropseg.sites.budget import (
     Budget,
     check_budgets,
     draw_pool,
+    list_drawable_fields,
     list_drawable_tiles,
     open_pool,
     parse_budget,
@@ -251,8 +253,20 @@ def test_fields_are_refused_where_labels_are_pixels(site):
 
 @pytest.mark.parametrize("unit", ["fields", "ha"])
 def test_more_fields_or_ha_than_there_are_is_refused(field_site, unit):
-    with pytest.raises(DataError, match=rf"9999{unit} .*has [\d,]+ {unit}\. Ask"):
+    with pytest.raises(DataError, match=rf"9999{unit} .*has [\d,.]+ {unit}\. Ask"):
         draw_pool(field_site, TILE, Budget(amount=9999, unit=unit), draw=0)
+
+
+def test_an_area_is_not_rounded_up_to_what_is_refused(field_site):
+    fields = list_drawable_fields(survey_site(field_site, TILE))
+    area_ha = sum(field.pixels[0] for field in fields) * 80 / 10_000
+
+    with pytest.raises(DataError) as error:
+        draw_pool(
+            field_site, TILE, Budget(amount=math.ceil(area_ha), unit="ha"), draw=0
+        )
+
+    assert f"has {math.floor(area_ha * 10) / 10} ha." in str(error.value)
 
 
 def test_units_are_not_mixed():

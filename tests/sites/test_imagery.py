@@ -276,6 +276,18 @@ def test_a_tile_that_does_not_fit_is_refused(tiles_dir, write_raster, change, me
         open_entry(tiles_dir.parent, image="tiles")
 
 
+def test_a_tile_far_from_the_others_is_refused(tiles_dir, write_raster):
+    where = WHERE @ Affine.translation(400_000, -70_000)
+    write_raster(tiles_dir / "d.tif", VALUES, transform=where, nodata=-9999)
+
+    with pytest.raises(DataError, match=r"d\.tif lies 399,9\d\d pixels from most"):
+        open_entry(tiles_dir.parent, image="tiles")
+
+    where = WHERE @ Affine.translation(5000, -7000)  # takes no absurd time to read
+    write_raster(tiles_dir / "d.tif", VALUES, transform=where, nodata=-9999)
+    assert open_entry(tiles_dir.parent, image="tiles").grid.width > 5000
+
+
 @pytest.mark.parametrize("name", ["tiles", "tiles/*.tif"])
 def test_a_mosaic_is_found_from_a_relative_folder(tiles_dir, monkeypatch, name):
     monkeypatch.chdir(tiles_dir.parent.parent)
