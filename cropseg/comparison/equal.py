@@ -18,7 +18,7 @@ import numpy as np
 
 from cropseg.comparison.cells import Cell
 from cropseg.comparison.prepare import ComparisonJob
-from cropseg.comparison.steps import PACE_NAME, STEPS_NAME, read_document, read_steps
+from cropseg.comparison.steps import PACE_NAME, STEPS_NAME, read_document
 from cropseg.files import write_json
 from cropseg.progress import ShowProgress
 from cropseg.sites.budget import Budget
@@ -62,10 +62,10 @@ def settle_steps(
     """
     if job.design.until_flat:
         _find_flat(job, folder, show_progress)
-        job = replace(job, steps=read_steps(folder))
+        job = job.take_steps(folder)
     if job.design.equal == "time":
         _measure_paces(job, folder, show_progress)
-        job = replace(job, steps=read_steps(folder))
+        job = job.take_steps(folder)
     return job
 
 

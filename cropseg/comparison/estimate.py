@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import yaml
 
 from cropseg.comparison.cells import Cell
 from cropseg.comparison.prepare import ComparisonJob
-from cropseg.comparison.steps import read_document, read_steps
+from cropseg.comparison.steps import read_document
 from cropseg.models.card import CardStage
 from cropseg.transfer.phases import select_layers
 from cropseg.transfer.plan import TransferPlan, phase_trains
@@ -119,8 +119,7 @@ def plan_experiment(
     """
     done: dict[Cell, Path] = {}
     if not overwrite:
-        steps = read_steps(folder)
-        job = job if steps == job.steps else replace(job, steps=steps)
+        job = job.take_steps(folder)
         done = find_done(job, folder)
     left = [cell for cell in job.cells if cell not in done]
     pace = Pace(job, done)

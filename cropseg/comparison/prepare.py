@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from cropseg.comparison.cells import Cell, Contender, find_contenders, plan_cells
 from cropseg.comparison.design import Design, describe_design
 from cropseg.comparison.folds import choose_folds
-from cropseg.comparison.steps import Steps
+from cropseg.comparison.steps import Steps, read_steps
 from cropseg.errors import UsageError
 from cropseg.files import hash_settings
 from cropseg.models.card import Card
@@ -87,6 +88,14 @@ class ComparisonJob:
     """What is run, and what decides its result."""
     steps: Steps = field(default_factory=Steps)
     """What was measured about the steps."""
+
+    def take_steps(self, folder: Path) -> ComparisonJob:
+        """Return the comparison with the steps that were measured in its folder.
+
+        The folders of runs follow from them.
+        """
+        steps = read_steps(folder)
+        return self if steps == self.steps else replace(self, steps=steps)
 
     def get_site(self, fold: int | None) -> Site:
         """Return the target site, or a fold of it."""

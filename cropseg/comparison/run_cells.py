@@ -44,6 +44,7 @@ def refuse_mixture(job: ComparisonJob, folder: Path) -> None:
         ConflictError: If runs are left, and this process computes on another backend
             or in another precision.
     """
+    job = job.take_steps(folder)  # without them, runs have other folders
     done = find_done(job, folder)
     networks = [cell for cell in job.cells if cell.mode != PIXEL_FOREST]
     if all(cell in done for cell in networks):

@@ -11,7 +11,9 @@ import pytest
 
 from cropseg.comparison import run_cells as module
 from cropseg.comparison.run_cells import run_cells
+from cropseg.comparison.steps import STEPS_NAME
 from cropseg.errors import ConflictError, DivergedError, UsageError
+from cropseg.files import write_json
 from cropseg.training.computing import describe_computing
 from cropseg.training.finished import Run
 from cropseg.training.tensorboard import EVENTS_NAME
@@ -124,6 +126,23 @@ def test_a_comparison_does_not_go_on_computed_in_another_way(
     with pytest.raises(ConflictError, match=f"{next(iter(changes))} was"):
         module.refuse_mixture(prepare(source, modes=MODES, draws=3), tmp_path)
     assert len(fake.calls) == len(results)
+
+
+@pytest.mark.usefixtures("fake")
+def test_runs_whose_steps_were_measured_are_not_mixed_either(
+    run, prepare, source, tmp_path
+):
+    modes = ("full", "scratch")
+    write_json(tmp_path / STEPS_NAME, {"epochs": 8})
+    results, _ = run(prepare(source, modes=modes, until_flat=True).take_steps(tmp_path))
+    computed_with = describe_computing("auto") | {"backend": "torch"}
+    for result in results:
+        document = {"training": {"computed_with": computed_with}}
+        write_json(result.run.out_dir / "metrics.json", document)
+
+    grown = prepare(source, modes=modes, until_flat=True, draws=3)  # as a new call
+    with pytest.raises(ConflictError, match="backend was"):
+        module.refuse_mixture(grown, tmp_path)
 
 
 @pytest.mark.parametrize(
