@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import difflib
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, get_args
@@ -52,6 +53,14 @@ _VECTOR_KEYS: Final = (
     "buffer_m",
 )
 _SHARE_TOLERANCE: Final = 1e-6
+_TRIED_TYPE: Final = re.compile(r"constrained-str|(tuple|dict|literal)\[.*")
+_EXPECTED: Final = {
+    "tuple_type": "expected a list",
+    "string_type": "expected a text, in quotes if it looks like a number",
+    "model_type": "expected keys and values",
+    "dict_type": "expected keys and values",
+}
+"""What a type of problem is called, where pydantic speaks of Python."""
 _MERGE_TAG: Final = "tag:yaml.org,2002:merge"
 
 
@@ -360,7 +369,9 @@ def _is_echo(problem: Any, problems: Any) -> bool:
 
 
 def _describe(problem: Any) -> str:
-    place = ".".join(str(step) for step in problem["loc"]) or "the manifest"
+    # Where several types are allowed, pydantic names the one that it tried last.
+    steps = [str(step) for step in problem["loc"]]
+    place = ".".join(s for s in steps if not _TRIED_TYPE.fullmatch(s)) or "the manifest"
     if problem["type"] == "extra_forbidden":
         known = _list_keys(problem["loc"][:-1])
         near = difflib.get_close_matches(
@@ -369,7 +380,8 @@ def _describe(problem: Any) -> str:
         return f"`{place}` is no known key; the nearest is `{near[0]}`."
     if problem["type"] == "missing":
         return f"`{place}` is missing."
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").rstrip(".")
+    message = _EXPECTED.get(problem["type"], message)
     if isinstance(problem["input"], str | int | float):
         message += f", got {problem['input']!r}"
     return f"`{place}`: {message}."

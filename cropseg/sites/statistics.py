@@ -291,6 +291,12 @@ def require_trainable(site: Site, survey: Survey) -> None:
         DataError: If train or test has no labelled pixel, or if a class has none in
             the training part.
     """
+    if not survey.class_pixels.any():
+        raise DataError(
+            f"No part of site {site.name} has a labelled pixel. See whether its scenes "
+            "have `labels`, whether `values` of the classes are those of the file, and "
+            "whether the parts of the split lie on them."
+        )
     problems = [
         f"The {part} part has no labelled pixel. Use smaller blocks (`block_m`), "
         "another `seed`, or other `regions`."

@@ -45,6 +45,9 @@ _CELL_PX: Final = 128
 _EDGE_POINTS: Final = 21
 _MAX_SOURCE_PX: Final = 2**25
 _MAX_COVER_PX: Final = 2**28  # with the margin around it
+_FREE_PX: Final = 2**30
+_MAX_FINER: Final = 1000
+"""How many pixels may stand for one of the file, above `_FREE_PX`."""
 
 
 class BandSource(Protocol):
@@ -291,7 +294,8 @@ def choose_grid(native: Grid, *, crs: CRS | None, gsd_m: float | None) -> Grid:
         lie on multiples of `gsd_m`, so that all scenes of a site share them.
 
     Raises:
-        DataError: If the image is to be resampled in a CRS without metres.
+        DataError: If the image is to be resampled in a CRS without metres, or to far
+            more pixels than it has.
     """
     same_crs = crs is None or crs == native.crs
     side_m = gsd_m or native.gsd_m
@@ -309,9 +313,18 @@ def choose_grid(native: Grid, *, crs: CRS | None, gsd_m: float | None) -> Grid:
     _, metres_per_unit = target.linear_units_factor
     side = side_m / metres_per_unit
     left, top = math.floor(xs.min() / side), math.ceil(ys.max() / side)
+    height = max(1, top - math.floor(ys.min() / side))
+    width = max(1, math.ceil(xs.max() / side) - left)
+    if height * width > max(_FREE_PX, native.height * native.width * _MAX_FINER):
+        raise DataError(
+            f"At a `gsd_m` of {side_m:.4g} an image of {native.height:,} x "
+            f"{native.width:,} pixels of {native.gsd_m:.4g} m would have {height:,} x "
+            f"{width:,}, and take absurd time to read. Give metres, nearer to those of "
+            "the image."
+        )
     return Grid(
-        height=max(1, top - math.floor(ys.min() / side)),
-        width=max(1, math.ceil(xs.max() / side) - left),
+        height=height,
+        width=width,
         transform=Affine(side, 0, left * side, 0, -side, top * side),
         crs=target,
     )

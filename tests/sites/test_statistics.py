@@ -228,6 +228,18 @@ def test_unnamed_labels_of_all_scenes_are_listed(tmp_path, make_site):
         assert name in str(error.value)
 
 
+def test_a_site_without_labels_is_not_blamed_on_its_blocks(tmp_path, make_site):
+    path = make_site(tmp_path)
+    path.write_text(path.read_text().replace("labels: scene_0_labels.tif", "name: a"))
+    site = open_site(path)
+
+    with pytest.raises(DataError, match=r"No part of .* has a labelled pixel") as error:
+        require_trainable(site, survey_site(site, TILE))
+
+    assert "`labels`" in str(error.value)
+    assert "block_m" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("shares", "part"), [((0, 0.5, 0.5), "train"), ((0.8, 0.2, 0), "test")]
 )

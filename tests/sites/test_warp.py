@@ -373,6 +373,16 @@ def test_a_crs_in_feet_is_resampled_in_metres():
     assert grid.height == pytest.approx(50 * 9.144 / 3, abs=2)
 
 
+def test_a_gsd_that_makes_absurdly_many_pixels_is_refused():
+    transform = Affine(30, 0, 500_000, 0, -30, 6_000_000)
+    native = Grid(height=1280, width=1270, transform=transform, crs=UTM)
+
+    with pytest.raises(DataError, match=r"`gsd_m` of 0\.03 .* 1,280 x 1,270 pixels"):
+        choose_grid(native, crs=None, gsd_m=0.03)  # km
+
+    assert choose_grid(native, crs=None, gsd_m=1).width == 30 * 1270
+
+
 def test_degrees_have_no_metres_to_resample_in():
     with pytest.raises(DataError, match=r"EPSG:4326 is not projected.*`crs`"):
         choose_grid(make_grid("degrees"), crs=None, gsd_m=5.0)
