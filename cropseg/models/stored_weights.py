@@ -82,6 +82,18 @@ def load_stored_weights(model: Any, layers: Sequence[StoredLayer], path: Path) -
         values = {name: _read_array(file, array) for name, array in matches.items()}
     for name, value in values.items():
         variables[name].assign(value)
+    for layer in _list_layers(model):
+        # An adapted `Normalization` computes with constants made of its variables.
+        if hasattr(layer, "finalize_state"):
+            layer.finalize_state()
+
+
+def _list_layers(model: Any) -> Iterator[Any]:
+    for layer in model.layers:
+        if isinstance(layer, keras.Model):
+            yield from _list_layers(layer)
+        else:
+            yield layer
 
 
 def _read_array(file: h5py.File, array: StoredArray) -> npt.NDArray[Any]:

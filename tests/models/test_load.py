@@ -17,7 +17,7 @@ import pytest
 from cropseg.errors import ModelError, ModelFileNotFoundError, UnsafeFileError
 from cropseg.models import zoo
 from cropseg.models.bundle import hash_weights, save_bundle
-from cropseg.models.foreign import ForeignDescription
+from cropseg.models.foreign import ForeignDescription, InputScaling
 from cropseg.models.load import FOREIGN, adopt_network, load_source
 from cropseg.models.rebuild import rebuild_network
 from cropseg.models.stage_file import StageEntry
@@ -229,6 +229,37 @@ def test_normalisation_inside_comes_after_that_of_the_user(build_unet):
     np.testing.assert_allclose(predict(source.model, pixels), wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["net.keras", "net.h5", "net.weights.h5"])
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_a_normalisation_that_was_adapted_keeps_its_statistics(
+    name, is_nested, build_unet, tmp_path
+):
+    def build():
+        pixels = keras.Input((None, None, 4), name="raw")
+        layer = keras.layers.Normalization(name="scale")
+        scaled = layer(pixels)
+        if is_nested:
+            inner = keras.Model(pixels, scaled, name="front")
+            pixels = keras.Input((None, None, 4), name="outer")
+            scaled = inner(pixels)
+        return layer, keras.Model(pixels, build_unet()(scaled))
+
+    layer, model = build()
+    layer.adapt(make_pixels() * [1, 20, 300, 4000])
+    path = tmp_path / name
+    model.save_weights(path) if "weights" in name else model.save(path)
+    network = build()[1] if "weights" in name else None
+    told = DESCRIPTION.model_copy(update={"normalization": InputScaling()})
+
+    source = load_source(path, told, network=network, gsd_m=1.0)
+
+    pixels = make_pixels(side=8) * [1, 20, 300, 4000]
+    np.testing.assert_allclose(
+        predict(source.model, pixels), predict(model, pixels), atol=1e-5
+    )
+    assert source.card.band_mean[3] > 10_000
+
+
 def test_a_chain_is_a_network_too(tmp_path):
     layers = keras.layers
     model = keras.Sequential(
@@ -344,7 +375,7 @@ def test_a_missing_file_is_told(tmp_path):
 
 LOAD = """
 import sys
-from cropseg.models.foreign import ForeignDescription
+from cropseg.models.foreign import ForeignDescription, InputScaling
 from cropseg.models.load import load_source
 d = ForeignDescription.from_options(
     bands="a,b,c,d", classes="x,y,z", normalization="none"
