@@ -28,6 +28,9 @@ from cropseg.sites.site import Site
 from cropseg.sites.split import NO_PART, NoSplit, PartIds
 from cropseg.sites.statistics import Survey, SurveyCounts
 
+MAX_LOOKS: Final = 12
+"""Scenes of which a quick-look is kept, the first ones."""
+
 _SHIFT_BLOCKS: Final = 4
 """Blocks of a scene in which labels are laid over the image, spread evenly."""
 
@@ -39,7 +42,7 @@ class Inspection:
         """Prepare to read a site, which has a split or `NoSplit`."""
         self.site = site
         self.bands = BandCounts(site.bands)
-        self.looks = QuickLooks(site)
+        self.looks = QuickLooks(site, MAX_LOOKS)
         self.shifts = [ShiftMeter() for _ in site.scenes]
         self.valid_pixels = np.zeros(len(site.scenes), np.int64)
         self.class_pixels = np.zeros((len(site.scenes), len(site.classes)), np.int64)

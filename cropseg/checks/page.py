@@ -17,7 +17,6 @@ from cropseg.checks.report import CheckReport
 from cropseg.files import write_text
 from cropseg.sites.split import PARTS
 
-_MAX_SCENES: Final = 12
 _JPEG_QUALITY: Final = 85
 _BAR_PX: Final = 44
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
@@ -28,7 +27,7 @@ def write_page(report: CheckReport, path: Path) -> None:
     """Write the report of a check as an HTML page that needs no network.
 
     Args:
-        report: The report. Of its scenes only the first 12 are shown.
+        report: The report. Of its scenes those are shown that it has a look of.
         path: A file that ends in `.html`.
     """
     template = open_template("page.html.j2", "cropseg.checks")
@@ -63,8 +62,8 @@ def _describe(report: CheckReport) -> dict[str, Any]:
         "report": report,
         "name": site.name if site else report.findings[0].path,
         "summary": _summarize(report),
-        "looks": [_show_look(look) for look in looks[:_MAX_SCENES]],
-        "num_hidden": max(0, len(looks) - _MAX_SCENES),
+        "looks": [_show_look(look) for look in looks],
+        "num_hidden": len(site.scenes) - len(looks) if site else 0,
         "part_colors": PART_COLORS if any(look.has_parts for look in looks) else {},
         "parts": PARTS if site and site.split else ("all",),
         "classes": classes,

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -139,31 +140,31 @@ class QuickLook:
 
 
 class QuickLooks:
-    """Takes the blocks of a scan, and keeps every n-th pixel of each scene."""
+    """Takes the blocks of a scan, and keeps every n-th pixel of each scene.
 
-    def __init__(self, site: Site) -> None:
-        """Start with nothing seen."""
+    A scene takes up to 11 MB, and a site may have thousands.
+    """
+
+    def __init__(self, site: Site, max_scenes: int | None = None) -> None:
+        """Start with nothing seen.
+
+        Args:
+            site: The site.
+            max_scenes: How many scenes to keep, the first ones; None for all.
+        """
         self._site = site
         self._bands = choose_bands(site)
-        self._kept: list[dict[str, npt.NDArray[Any]]] = []
-        self._steps: list[int] = []
-        for scene in site.scenes:
-            longest = max(scene.grid.height, scene.grid.width)
-            step = max(1, math.ceil(longest / _MAX_SIDE_PX))
-            shape = (-(-scene.grid.height // step), -(-scene.grid.width // step))
-            self._steps.append(step)
-            self._kept.append(
-                {
-                    "values": np.full((*shape, 3), np.nan, np.float32),
-                    "labels": np.full(shape, IGNORE, np.uint8),
-                    "parts": np.full(shape, NO_PART, np.uint8),
-                }
-            )
+        self._num_scenes = len(site.scenes) if max_scenes is None else max_scenes
+        self._kept: dict[int, QuickLook] = {}
 
     def add(self, block: ScannedBlock) -> None:
         """Add a block."""
-        step, kept = self._steps[block.scene], self._kept[block.scene]
-        core = block.core
+        if block.scene >= self._num_scenes:
+            return
+        if block.scene not in self._kept:
+            self._kept[block.scene] = self._start(self._site.scenes[block.scene])
+        look, core = self._kept[block.scene], block.core
+        step = look.step_px
         first_row, first_col = -(-core.row // step), -(-core.col // step)
         rows = np.arange(first_row * step, core.row_end, step)
         cols = np.arange(first_col * step, core.col_end, step)
@@ -176,25 +177,27 @@ class QuickLooks:
         )
         values = block.pixels.values[inside][..., self._bands].astype(np.float32)
         values[~block.pixels.valid[inside]] = np.nan
-        kept["values"][place] = values
-        kept["labels"][place] = block.labels[inside]
-        kept["parts"][place] = block.parts[inside]
+        look.values[place] = values
+        look.labels[place] = block.labels[inside]
+        look.parts[place] = block.parts[inside]
+
+    def _start(self, scene: Scene) -> QuickLook:
+        longest = max(scene.grid.height, scene.grid.width)
+        step = max(1, math.ceil(longest / _MAX_SIDE_PX))
+        shape = (-(-scene.grid.height // step), -(-scene.grid.width // step))
+        return QuickLook(
+            scene=scene,
+            colors=self._site.classes.colors,
+            step_px=step,
+            values=np.full((*shape, 3), np.nan, np.float32),
+            labels=np.full(shape, IGNORE, np.uint8),
+            parts=np.full(shape, NO_PART, np.uint8),
+        )
 
     def finish(self) -> tuple[QuickLook, ...]:
-        """Return a quick-look of every scene."""
-        return tuple(
-            QuickLook(
-                scene=scene,
-                colors=self._site.classes.colors,
-                step_px=step,
-                values=kept["values"],
-                labels=kept["labels"],
-                parts=kept["parts"],
-            )
-            for scene, step, kept in zip(
-                self._site.scenes, self._steps, self._kept, strict=True
-            )
-        )
+        """Return a quick-look of every scene since the last call, and forget them."""
+        kept, self._kept = self._kept, {}
+        return tuple(kept.values())
 
 
 def choose_bands(site: Site) -> list[int]:
@@ -229,15 +232,16 @@ def write_previews(site: Site, out_dir: Path) -> list[Path]:
     has_split = site.split is not None
     site = site if has_split else replace(site, split=NoSplit())
     looks, blocks = QuickLooks(site), BlockCounts(site)
-    for block in scan_site(site, _TILE_PX):
-        looks.add(block)
-        if has_split:
-            blocks.add(block)
-    paths = []
-    for look in looks.finish():
-        path = out_dir / f"{look.scene.name}_preview.png"
-        _draw(site, look, path)
-        paths.append(path)
+    paths: list[Path] = []
+    scanned = itertools.groupby(scan_site(site, _TILE_PX), lambda block: block.scene)
+    for _, of_scene in scanned:
+        for block in of_scene:
+            looks.add(block)
+            if has_split:
+                blocks.add(block)
+        for look in looks.finish():  # at once, so that few are in memory
+            paths.append(out_dir / f"{look.scene.name}_preview.png")
+            _draw(site, look, paths[-1])
     if blocks.pixels:
         paths.append(_write_split(site, blocks, out_dir / "split.gpkg"))
     return paths

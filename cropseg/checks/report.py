@@ -123,7 +123,7 @@ class CheckReport:
     class_pixels: npt.NDArray[np.int64] | None = None
     """Labelled pixels of each class, in a part or in none; None as for `survey`."""
     looks: tuple[QuickLook, ...] = ()
-    """A quick-look of each scene."""
+    """A quick-look of each scene, of 12 at most."""
     block_counts: Mapping[int, npt.NDArray[np.int64]] = field(default_factory=dict)
     """Labelled pixels of each block: part (the last row is no part) and class."""
     separation: Separation | None = None

@@ -10,6 +10,7 @@ import rasterio
 import yaml
 
 from cropseg.checks import quicklook
+from cropseg.checks.check import check_manifest
 from cropseg.checks.quicklook import PART_COLORS, QuickLooks, write_previews
 from cropseg.sites.classes import IGNORE, parse_color
 from cropseg.sites.scan import scan_site
@@ -165,3 +166,34 @@ def test_names_that_matplotlib_would_read_as_formulas_are_drawn(tmp_path, make_s
     path.write_text(yaml.safe_dump(manifest), encoding="utf-8")
 
     assert write_previews(open_site(path), tmp_path / "out")
+
+
+def test_a_scene_is_drawn_before_the_next_one_is_read(tmp_path, make_site, monkeypatch):
+    """Thousands of scenes at once would not fit into the memory."""
+    site = open_site(make_site(tmp_path, num_scenes=3, height=64, width=96))
+    events = []
+
+    def note_scan(*args):
+        for block in scan_site(*args):
+            events.append(f"read {block.scene}")
+            yield block
+
+    monkeypatch.setattr(quicklook, "scan_site", note_scan)
+    monkeypatch.setattr(
+        quicklook, "_draw", lambda *given: events.append(given[1].scene.name)
+    )
+
+    write_previews(site, tmp_path)
+
+    drawn = [events.index(f"scene_{index}") for index in range(3)]
+    assert drawn[0] <= events.index("read 1") + 1 < drawn[1]
+    assert drawn[1] <= events.index("read 2") + 1 < drawn[2]
+
+
+def test_a_check_keeps_looks_of_a_few_scenes(tmp_path, make_site):
+    path = make_site(tmp_path, num_scenes=14, height=24, width=64, split=None)
+
+    report = check_manifest(path, tile_size=64)
+
+    names = [look.scene.name for look in report.looks]
+    assert names == [f"scene_{index}" for index in range(12)]
