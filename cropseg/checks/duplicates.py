@@ -34,6 +34,7 @@ _ANCHOR_SHAPE: Final = (2, 4)
 _WANTED_BLOCKS: Final = 512
 _STRIDES: Final = (64, 4096)
 _MAX_BLOCKS: Final = 2**20
+_MAX_BYTES: Final = 2**24  # of blocks hashed at once; some copies of them are made
 _MAX_STRIDE: Final = 2**40
 _MAX_COPIES: Final = 64
 _EDGE_POINTS: Final = 20
@@ -136,7 +137,15 @@ class ContentIndex:
         if min(shape) < BLOCK_PX or not valid.any():
             return
         rows, cols = np.nonzero(_find_anchors(values[..., 0], self._anchor_stride))
-        rows, cols, hashes = _hash_blocks(values, valid, rows, cols)
+        block_bytes = BLOCK_PX**2 * values.shape[2] * np.dtype(np.float64).itemsize
+        step = max(1, _MAX_BYTES // block_bytes)
+        some = [
+            _hash_blocks(values, valid, rows[i : i + step], cols[i : i + step])
+            for i in range(0, max(1, len(rows)), step)
+        ]
+        rows, cols, hashes = (
+            np.concatenate(column) for column in zip(*some, strict=True)
+        )
         kept = hashes % np.uint64(self._stride) == 0
         rows, cols = rows[kept], cols[kept]
         found = np.empty(len(rows), _BLOCK)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -223,6 +224,25 @@ def test_memory_is_bounded_and_a_copy_is_still_found(monkeypatch):
     (shared,) = index.list_shared()
     assert (shared.scene_a, shared.scene_b, shared.share_a) == (0, 1, 1)
     assert shared.num_blocks > 10
+
+
+def test_many_bands_are_hashed_in_little_memory(monkeypatch):
+    values = np.tile(draw_image(256, 300), 12)  # 36 bands, 5 MB
+    index = ContentIndex()
+
+    tracemalloc.start()
+    try:
+        add_scene(index, 0, values, tile_px=300)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+    assert peak_bytes < 100e6  # 250 MB with all at once
+
+    monkeypatch.setattr(duplicates, "_MAX_BYTES", 2**40)
+    at_once = ContentIndex()
+    add_scene(at_once, 0, values, tile_px=300)
+    np.testing.assert_array_equal(at_once._gather(), index._gather())
 
 
 def test_shapes_that_do_not_fit_are_refused():
