@@ -125,7 +125,8 @@ def _locate_labels(labels: LabelSource, grid: Grid) -> Grid:
     fields = open_fields(labels.source, grid.crs)
     left, bottom, right, top = shapely.total_bounds(fields.geometries).tolist()
     side = math.sqrt(abs(grid.transform.determinant))  # points have no width
-    transform = Affine(right - left + side, 0, left, 0, bottom - top - side, top)
+    width, height = right - left + 2 * side, top - bottom + 2 * side
+    transform = Affine(width, 0, left - side, 0, -height, top + side)
     return Grid(height=1, width=1, transform=transform, crs=fields.crs)
 
 

@@ -14,7 +14,7 @@ import rasterio
 import yaml
 from affine import Affine
 from rasterio.enums import ColorInterp
-from shapely.geometry import Polygon, box
+from shapely.geometry import Point, Polygon, box
 
 from cropseg.checks.check import check_manifest, check_site
 from cropseg.checks.findings import LEVELS
@@ -336,6 +336,16 @@ def test_polygons_of_another_zone_lie_elsewhere(tmp_path, make_site):
 
     assert finding.level == "error"
     assert finding.path.endswith("fields.gpkg")
+
+
+def test_a_point_without_a_class_lies_in_its_scene_all_the_same(tmp_path, make_site):
+    path = make_field_site(make_site, tmp_path, [Point(600_500, 5_199_500)], [9])
+    edit(path, ignore="rest")
+
+    report = check(path)
+
+    assert find(report, "labels-none").level == "warning"
+    assert ("error", "labels-elsewhere") not in get_codes(report)
 
 
 def test_a_scene_beside_all_fields_of_a_shared_file_is_a_note(tmp_path, make_site):
