@@ -59,11 +59,17 @@ def add_normalization(
         dtype="float32",
     )
     entry = network.inputs[0].name
+    normalized: list[Any] = []  # called once, however many layers read the input
+
+    def put_in_front(value: Any) -> Any:
+        if getattr(value, "name", None) != entry:  # a constant has none
+            return value
+        if not normalized:
+            normalized.append(layer(value))
+        return normalized[0]
 
     def call(operation: Any, *args: Any, **kwargs: Any) -> Any:
-        args = keras.tree.map_structure(
-            lambda value: layer(value) if value.name == entry else value, args
-        )
+        args, kwargs = keras.tree.map_structure(put_in_front, (args, kwargs))
         return operation(*args, **kwargs)
 
     # `keras.Model(pixels, network(layer(pixels)))` would nest the network, and

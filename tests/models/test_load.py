@@ -229,6 +229,27 @@ def test_normalisation_inside_comes_after_that_of_the_user(build_unet):
     np.testing.assert_allclose(predict(source.model, pixels), wanted, atol=1e-6)
 
 
+def test_an_image_that_is_read_twice_is_normalised_once(build_unet, tmp_path):
+    image = keras.Input((None, None, 4), name="image")
+    half = build_unet(end="logits")(image) * 0.5  # a constant in the graph
+    joined = keras.layers.Concatenate(name="late")([half, image])
+    logits = keras.layers.Conv2D(3, 1, name="last")(joined)
+    model = keras.Model(image, keras.layers.Softmax()(logits))
+    told = DESCRIPTION.model_copy(update={"gsd_m": 1.0})
+
+    source = load_source(save(model, tmp_path / "net.keras"), told)
+
+    pixels = make_pixels()
+    scaled = ((pixels - [5, 6, 7, 8]) / [2, 3, 4, 5]).astype("float32")
+    wanted = predict(model, scaled)
+    np.testing.assert_allclose(predict(source.model, pixels), wanted, atol=1e-6)
+    save_bundle(source.model, source.card, tmp_path / "model.keras")
+    again = load_source(tmp_path / "model.keras").model
+    np.testing.assert_array_equal(predict(again, pixels), predict(source.model, pixels))
+    rebuilt = rebuild_network(again, num_bands=5, num_classes=2)
+    assert rebuilt.output_shape == (None, None, None, 2)
+
+
 @pytest.mark.parametrize("name", ["net.keras", "net.h5", "net.weights.h5"])
 @pytest.mark.parametrize("is_nested", [False, True])
 def test_a_normalisation_that_was_adapted_keeps_its_statistics(
