@@ -133,7 +133,7 @@ def list_scores(data: ReportData, budget: Item) -> Table | None:
             ),
             write_interval(item.get("interval")),
             write_interval([item.get("miou_low"), item.get("miou_high")])
-            if item.get("draws") != 1
+            if item.get("miou_low") != item.get("miou_high")  # else it is one score
             else MISSING,
             write_score(read_mapping(item.get("known_miou")).get("mean")),
             write_score(read_mapping(item.get("firm_miou")).get("mean")),
@@ -152,7 +152,7 @@ _SCORE_HEAD: Final = (
     "mIoU",
     "on one scale",
     "95 % interval",
-    "lowest to highest draw",
+    "lowest to highest",
     "mIoU, classes area 1 knows",
     "mIoU, classes in enough blocks",
     "overall accuracy",

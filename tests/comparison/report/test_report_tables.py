@@ -80,13 +80,25 @@ def test_a_difference_is_called_better_worse_or_not_shown(folder):
     assert read_column(table, "95 % interval")["full"] == "-0.100 to +0.200"
 
 
-def test_one_draw_has_no_range(folder):
+def test_one_score_has_no_range(folder):
     data = change(folder, lambda _: None)
 
-    found = read_column(list_scores(data, data.budgets[0]), "lowest to highest draw")
+    found = read_column(list_scores(data, data.budgets[0]), "lowest to highest")
 
     assert found["zero_shot"] == "\N{EN DASH}"
     assert " to " in found["full"]
+
+
+def test_the_seeds_of_one_draw_have_a_range(folder):
+    def edit(summary):
+        for item in summary["budgets"][0]["modes"]:
+            if item["mode"] == "full":
+                item |= {"draws": 1, "miou_low": 0.25, "miou_high": 0.5}
+
+    data = change(folder, edit)
+
+    found = read_column(list_scores(data, data.budgets[0]), "lowest to highest")
+    assert found["full"] == "0.250 to 0.500"
 
 
 def find_bars(chart):
