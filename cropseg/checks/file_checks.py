@@ -6,20 +6,15 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
-import numpy as np
-from rasterio.crs import CRS
-
 from cropseg.checks.findings import Finding
 from cropseg.checks.report import FileReport
-from cropseg.errors import CropsegError, DataError
-from cropseg.sites.grid import Grid
+from cropseg.errors import CropsegError
 from cropseg.sites.labels import FieldLabels
 from cropseg.sites.location import Location
+from cropseg.sites.projection import MAX_STRETCH, find_utm_zone, measure_pixel
 from cropseg.sites.raster import find_unwritten_blocks
 from cropseg.sites.site import Site
-from cropseg.sites.warp import move_points, place_points
 
-_MAX_STRETCH: Final = 0.05
 _RGB: Final = {"red", "green", "blue"}
 
 
@@ -90,10 +85,15 @@ def _check_metres(site: Site) -> Iterator[Finding]:
     """Find a CRS whose metres are not those of the ground, as in Web Mercator."""
     for scene in site.scenes:  # all in one CRS, and near to one another: one says it
         grid = scene.grid
-        found = _measure_gsd(grid) if grid.crs.is_projected else None
-        if found is None or abs(found[0] / grid.gsd_m - 1) <= _MAX_STRETCH:
+        if not grid.crs.is_projected:
             continue
-        gsd_m, utm = found
+        try:
+            gsd_m = math.sqrt(math.prod(measure_pixel(grid)))
+            utm = find_utm_zone(grid, scene.name).to_string()
+        except CropsegError:  # no place on the Earth, or too wide for one zone
+            continue
+        if abs(gsd_m / grid.gsd_m - 1) <= MAX_STRETCH:
+            continue
         yield Finding(
             level="warning",
             code="metres-stretched",
@@ -106,25 +106,6 @@ def _check_metres(site: Site) -> Iterator[Finding]:
             path=str(site.manifest_path),
         )
         return
-
-
-def _measure_gsd(grid: Grid) -> tuple[float, str] | None:
-    """Measure the GSD in the middle of a grid on the ground, and name its UTM zone."""
-    from pyproj import Geod
-
-    step = max(1.0, max(grid.width, grid.height) / 100)  # not lost in a rounding
-    cols = grid.width / 2 + np.array([-step, step, 0, 0])
-    rows = grid.height / 2 + np.array([0, 0, -step, step])
-    degrees = CRS.from_epsg(4326)
-    xs, ys = place_points(grid.transform, cols, rows)
-    try:
-        lons, lats = move_points(xs, ys, grid.crs, degrees)
-    except DataError:
-        return None
-    *_, lengths = Geod(ellps="WGS84").inv(lons[::2], lats[::2], lons[1::2], lats[1::2])
-    zone = int((lons[0] + 180) // 6) % 60 + 1
-    utm = f"EPSG:{326 if lats[0] >= 0 else 327}{zone:02}"
-    return math.sqrt(lengths[0] * lengths[1]) / (2 * step), utm
 
 
 def _check_blocks(location: Location, seen: set[Location]) -> list[Finding]:

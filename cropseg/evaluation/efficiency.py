@@ -14,10 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cropseg.errors import DataError
-from cropseg.evaluation.intervals import find_quantile
-
-_NUM_POINTS = 2001
-"""Points of the grid along log labels, on which a crossing is looked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,70 +31,6 @@ class LabelsNeeded:
     high: float | None
     """Upper end of the interval. None where the largest budget may not do, and where
     there is no interval."""
-
-
-def find_labels_needed(
-    amounts: Sequence[float],
-    scores: NDArray[np.float64],
-    target: float | NDArray[np.float64],
-    *,
-    confidence: float = 0.95,
-) -> LabelsNeeded:
-    """Find the labels that a mode needs, with an interval over draws.
-
-    The interval holds the amounts at which the t interval of the mean over draws of
-    (score - target) holds 0: a t test turned round. Draws that never reach the target
-    count as they are, and nothing is assumed of the labels that they would need. The
-    interval is for these test blocks: for blocks too, give the intervals of
-    differences to `find_crossing`.
-
-    Args:
-        amounts: Labels of the budgets, rising, above 0, in one unit.
-        scores: Shape (budgets, D). Column d is the same draw at all budgets.
-        target: The score to reach: one number, or one a draw, shape (D,), of another
-            mode at the same draws.
-        confidence: Share of intervals that hold the truth.
-
-    Returns:
-        The labels needed. With one draw there is no interval.
-
-    Raises:
-        DataError: If the shapes do not fit, or if the amounts do not rise.
-
-    Example:
-        >>> curve = np.array([[0.40, 0.42], [0.50, 0.52]])
-        >>> needed = find_labels_needed([2, 8], curve, 0.46)
-        >>> round(needed.labels, 6)
-        4.0
-        >>> find_labels_needed([2, 8], curve, 0.6).reached
-        False
-    """
-    scores = np.asarray(scores, dtype=float)
-    goal = np.asarray(target, dtype=float)
-    if scores.ndim != 2 or len(scores) != len(amounts) or scores.size == 0:  # noqa: PLR2004
-        raise DataError(
-            f"Scores have the shape {scores.shape} for {len(amounts)} budgets. "
-            "Expected (budgets, draws)."
-        )
-    num_draws = scores.shape[1]
-    if goal.shape not in ((), (num_draws,)):
-        raise DataError(
-            f"The target has the shape {goal.shape}. Give one score, or one for each "
-            f"of the {num_draws} draws."
-        )
-    gaps = scores - goal
-    # Of draws interpolated one by one, as the spread between budgets is not the
-    # interpolated spread.
-    log_amounts = _check_amounts(amounts)
-    grid = np.linspace(log_amounts[0], log_amounts[-1], _NUM_POINTS)
-    lines = np.stack([np.interp(grid, log_amounts, gap) for gap in gaps.T])
-    mean = lines.mean(axis=0)
-    if num_draws == 1:
-        nothing = np.full_like(mean, np.nan)
-        return _cross(grid, mean, nothing, nothing)
-    error = lines.std(axis=0, ddof=1) / num_draws**0.5
-    half = find_quantile(num_draws - 1, confidence) * error
-    return _cross(grid, mean, mean - half, mean + half)
 
 
 def find_crossing(
@@ -132,7 +64,8 @@ def find_crossing(
     """
     log_amounts = _check_amounts(amounts)
     nothing = [np.nan] * len(amounts)
-    curves = [np.asarray(item) for item in (values, lows or nothing, highs or nothing)]
+    given = (values, *(nothing if ends is None else ends for ends in (lows, highs)))
+    curves = [np.asarray(item) for item in given]
     if any(curve.shape != log_amounts.shape for curve in curves):
         raise DataError(
             f"{len(amounts)} budgets need as many differences and ends of intervals; "

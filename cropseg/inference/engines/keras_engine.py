@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -62,6 +63,11 @@ class KerasEngine:
         Raises:
             ModelError: If the model takes tiles of one other size alone.
         """
+        return self._predict(tiles, user=object())
+
+    def _predict(
+        self, tiles: list[npt.NDArray[np.float32]], *, user: object
+    ) -> npt.NDArray[Any]:
         sides = self._model.input_shape[1:3]
         if not self.takes_any_size and tiles[0].shape[:2] != sides:
             height, width = tiles[0].shape[:2]
@@ -71,8 +77,18 @@ class KerasEngine:
             )
         batch = np.zeros((self.batch_size, *tiles[0].shape), np.float32)
         batch[: len(tiles)] = tiles
-        copy_variables(self._own, self._model)
+        self._take_weights(user)
         return self._run(batch)[: len(tiles)]
+
+    def _take_weights(self, user: object) -> None:
+        """Give the network that is run this model's weights, once for each user.
+
+        Several engines may share it, and another one may have run since.
+        """
+        held = vars(self._model)
+        if held.get("_user") is not user:
+            copy_variables(self._own, self._model)
+            held["_user"] = user
 
     def _run(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         """Run the model, with a trace of its own for each shape.
@@ -90,5 +106,9 @@ class KerasEngine:
     def stream(
         self, tiles: Iterable[tuple[T, npt.NDArray[np.float32]]]
     ) -> Iterator[tuple[T, npt.NDArray[np.float32]]]:
-        """Predict tiles one after the other; see `Engine`."""
-        return stream_in_batches(self.predict, tiles, batch_size=self.batch_size)
+        """Predict tiles one after the other; see `Engine`.
+
+        The weights are those that the model has at the first tile.
+        """
+        predict = partial(self._predict, user=object())
+        return stream_in_batches(predict, tiles, batch_size=self.batch_size)

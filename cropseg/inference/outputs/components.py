@@ -25,9 +25,9 @@ from cropseg.inference.outputs.dissolve import (
     sum_by,
 )
 from cropseg.inference.outputs.finished import MapReader
-from cropseg.inference.scenes.projection import is_true_to_scale, measure_pixel
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.grid import Grid, Window
+from cropseg.sites.projection import is_true_to_scale, measure_pixel
 
 Labels = npt.NDArray[np.int32]
 Ids = npt.NDArray[np.int64]

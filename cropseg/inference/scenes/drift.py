@@ -18,9 +18,9 @@ import numpy.typing as npt
 from cropseg.checks.similarity import BandSummary, BandSwap, compare_bands
 from cropseg.errors import DataError
 from cropseg.inference.scenes.mapped_scene import MappedScene
-from cropseg.inference.scenes.projection import measure_pixel
 from cropseg.inference.scenes.sample import read_sample
 from cropseg.models.card import Card
+from cropseg.sites.projection import measure_pixel
 from cropseg.sites.quantiles import QUANTILES
 
 MIN_FAMILIAR_SHARE: Final = 0.6

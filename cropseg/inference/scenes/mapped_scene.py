@@ -18,13 +18,13 @@ from typing import Final
 from rasterio.crs import CRS
 
 from cropseg.errors import DataError, ModelError, UsageError
-from cropseg.inference.scenes.projection import find_utm_zone, is_true_to_scale
 from cropseg.inference.scenes.scene_list import SceneRequest
 from cropseg.models.card import Card
 from cropseg.sites.bands import BandReader
 from cropseg.sites.grid import Grid
 from cropseg.sites.imagery import Image, ImageFile, open_image
 from cropseg.sites.manifest import SceneEntry
+from cropseg.sites.projection import find_utm_zone, is_true_to_scale
 from cropseg.sites.raster import read_header
 from cropseg.sites.raster_header import RasterHeader
 from cropseg.sites.warp import GSD_TOLERANCE, choose_grid

@@ -101,7 +101,25 @@ def test_engines_that_share_a_trace_predict_with_their_own_weights(
         for index in (0, 1, 0):
             found = engines[index].predict(tiles[:2])
             np.testing.assert_array_equal(found, expected[index])
+        twice = [(0, tiles[0]), (1, tiles[1])] * 2
+        streams = [engine.stream(twice) for engine in engines]
+        for pair in zip(*streams, strict=True):  # batch by batch, in turn
+            for index, (key, found) in enumerate(pair):
+                np.testing.assert_array_equal(found, expected[index][key])
     assert (expected[0] != expected[1]).any()
+
+
+def test_a_stream_takes_the_weights_that_its_model_has_then(bundle, tiles):
+    model = keras.models.clone_model(bundle.model)
+    with share_between_runs():
+        changed = Bundle(model=model, card=bundle.card)
+        engine = KerasEngine(changed, batch_size=2, precision="float32")
+        for factor in (1, 2):  # as a training does between two scores
+            for variable in model.trainable_variables:
+                variable.assign(variable * factor)
+            whole = np.asarray(model(np.stack(tiles[:2])))
+            for key, found in engine.stream(enumerate(tiles[:2])):
+                np.testing.assert_allclose(found, whole[key], atol=1e-5)
 
 
 def test_tiles_of_several_shapes_are_batched_apart_and_stay_in_order(bundle, tiles):

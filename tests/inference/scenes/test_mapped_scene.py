@@ -14,8 +14,8 @@ from rasterio.vrt import WarpedVRT
 
 from cropseg.errors import DataError, DataFileNotFoundError, ModelError, UsageError
 from cropseg.inference.scenes.mapped_scene import fit_scene
-from cropseg.inference.scenes.projection import measure_pixel
 from cropseg.inference.scenes.scene_list import SceneRequest
+from cropseg.sites.projection import measure_pixel
 
 BANDS = ("blue", "green", "red", "nir")
 

@@ -11,12 +11,12 @@ from rasterio.crs import CRS
 from rasterio.warp import transform
 
 from cropseg.errors import ModelError
-from cropseg.inference.scenes.projection import (
+from cropseg.sites.grid import Grid
+from cropseg.sites.projection import (
     find_utm_zone,
     is_true_to_scale,
     measure_pixel,
 )
-from cropseg.sites.grid import Grid
 
 
 def make_grid(crs, lon, lat, *, side=10.0, height=200, width=300, degrees=0.0):
