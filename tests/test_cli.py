@@ -425,6 +425,7 @@ def test_the_modes_are_listed(run):
     assert all(mode in run("modes")[1] for mode in ("frozen_encoder", "pixel_forest"))
 
 
+@pytest.mark.slow
 def test_the_whole_way_from_check_to_map(run, area_1, area_2, model, tmp_path):
     def run_json(*arguments):
         code, out, err = run(*arguments, "--json")

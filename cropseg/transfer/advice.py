@@ -237,10 +237,11 @@ def _describe_verdict(verdict: Mapping[str, Any]) -> str:
         f"{best} is the best, and {own}, the best suggested, is "
         f"{verdict['behind']:.3f} mIoU behind"
     )
-    if verdict["told_apart"] is False:
-        return f"The advice was not refuted: {lead}, which may be chance."
-    ending = ", more than chance" if verdict["told_apart"] else ""
-    return f"The advice did not hold: {lead}{ending}."
+    if verdict["told_apart"] is None:
+        return f"Whether the advice held stays open: {lead}, which was not tested."
+    if verdict["told_apart"]:
+        return f"The advice did not hold: {lead}, more than chance."
+    return f"The advice was not refuted: {lead}, which may be chance."
 
 
 def _list_unknown(

@@ -272,16 +272,10 @@ def test_the_demo_areas_are_aligned_and_a_shift_of_theirs_is_found(tmp_path, see
         assert (shift.rows, shift.cols, shift.is_shifted) == (-2, 2, True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PRAIRIE.is_dir(), reason="../shared/data/prairie is not there")
 @pytest.mark.parametrize("kind", ["labels of area 1", "labels of area 2", "parcels"])
-@pytest.mark.parametrize(
-    "shifts",
-    [
-        pytest.param([(1, 0), (-3, 3)], id="two shifts"),
-        pytest.param(SHIFTS, id="all shifts", marks=pytest.mark.slow),
-    ],
-)
-def test_prairie_labels_are_aligned_and_a_shift_is_found(kind, shifts):
+def test_prairie_labels_are_aligned_and_a_shift_is_found(kind):
     area = 1 if kind == "labels of area 1" else 2
     folder = Path(__file__).parents[2] / "data_manifests"
     values, valid, labels = read_site(folder / f"prairie_area_{area}.yaml")
@@ -289,7 +283,7 @@ def test_prairie_labels_are_aligned_and_a_shift_is_found(kind, shifts):
         _, _, labels = read_polygons(
             PRAIRIE / "rural_area_2.tif", PRAIRIE / "rural_area_2_parcels.gpkg", "code"
         )
-    check_shifts(values, valid, labels, shifts)
+    check_shifts(values, valid, labels, SHIFTS)
 
 
 @pytest.mark.skipif(not DENMARK.is_dir(), reason="../shared/data/denmark is not there")

@@ -391,6 +391,7 @@ def test_a_scene_copied_to_another_place_is_in_train_and_in_test(tmp_path, make_
     assert "train-test-overlap" not in [f.code for f in report.findings]
 
 
+@pytest.mark.slow
 def test_a_real_scene_copied_to_another_place_is_in_train_and_in_test(prairie):
     path, _ = prairie
     (scene,) = yaml.safe_load(path.read_text(encoding="utf-8"))["scenes"]
@@ -486,6 +487,7 @@ def test_the_same_ground_on_another_grid_overlaps_unless_there_is_a_gap(
         assert "`gap_m`" in find(report, "train-test-overlap").remedy
 
 
+@pytest.mark.slow
 def test_the_same_real_ground_on_another_grid_overlaps(prairie):
     path, _ = prairie
     (scene,) = yaml.safe_load(path.read_text(encoding="utf-8"))["scenes"]

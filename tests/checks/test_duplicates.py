@@ -258,6 +258,7 @@ def test_nothing_added_is_nothing_shared():
     assert list_shared(tiny, tiny) == ()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not DATA.is_dir(), reason="../shared/data is not there")
 def test_real_scenes_share_nothing_and_a_renamed_crop_is_found():
     index = ContentIndex()

@@ -234,6 +234,7 @@ def test_a_folder_with_another_comparison_is_refused(
     assert fake_fit.jobs == []
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_is_failed_and_the_others_complete(
     area_2, source_path, settings, fake_fit, tmp_path
 ):

@@ -27,7 +27,7 @@ from cropseg.models.card import CARD_NAME, read_card
 from cropseg.runtime import keras
 from cropseg.sites.raster import Pixels
 
-QUICK = ("classic_tiny", "classic", "resnet18")
+QUICK = ("classic_tiny", "classic")
 
 RELOAD = """
 import json, sys, zipfile

@@ -93,7 +93,13 @@ def test_a_rebuilt_network_rebuilds_alike(build_unet):
     assert [w.path for w in again.weights] == [w.path for w in once.weights]
 
 
-@pytest.mark.parametrize("pair", [("unet", "resnet18"), ("fpn", "mobilenetv2")])
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("unet", "resnet18"),
+        pytest.param(("fpn", "mobilenetv2"), marks=pytest.mark.slow),
+    ],
+)
 def test_a_network_of_the_zoo_is_rebuilt_as_the_zoo_builds_it(pair):
     model = zoo.build_network(*pair, num_bands=4, num_classes=3)
     wanted = zoo.build_network(*pair, num_bands=6, num_classes=2)

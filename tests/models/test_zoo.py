@@ -1,6 +1,6 @@
 """What every network of the zoo keeps: names, files, gradients, stages, sizes.
 
-The networks are those of `list_pairs()`. One of each kind is built by default,
+The networks are those of `list_pairs()`. Three are built by default,
 the rest with `-m slow`. All pairs share one fresh process, which imports Keras
 and nothing of cropseg.
 """
@@ -31,8 +31,6 @@ QUICK = (
     ("unet", "classic"),
     ("unet", "classic_tiny"),
     ("unet", "resnet18"),
-    ("linknet", "efficientnetb0"),
-    ("fpn", "vgg16"),
 )
 
 STRIDES = {
@@ -257,6 +255,7 @@ def test_a_gradient_reaches_every_layer(network: Any, pair: tuple[str, str]) -> 
     assert still == []
 
 
+@pytest.mark.slow
 def test_inception_has_the_names_of_keras_applications() -> None:
     model = build(("unet", "inceptionv3"))
     reference = keras.applications.InceptionV3(weights=None, include_top=False)
@@ -273,6 +272,7 @@ def test_inception_has_the_names_of_keras_applications() -> None:
     assert found[1:] == expected[1:]  # the first has five bands
 
 
+@pytest.mark.slow
 def test_efficientnet_keeps_its_activation_and_drops_whole_paths() -> None:
     model = build(("unet", "efficientnetb0"))
     dropouts = [x for x in model.layers if isinstance(x, keras.layers.Dropout)]

@@ -193,14 +193,17 @@ def test_advice_holds_where_a_suggested_mode_is_the_best():
     }
 
 
-def test_advice_that_does_not_hold_says_how_far_behind_it_is():
+def test_advice_that_was_not_tested_stays_open_and_says_how_far_behind_it_is():
     advice = ask(make_evidence(MANY)).to_json()
     budget = make_budget(head_only=HEAD, full=FULL, frozen_encoder=FROZEN)
     verdict = judge_advice(advice, budget)
     assert (verdict["best"], verdict["best_suggested"]) == ("head_only", "full")
     assert (verdict["held"], verdict["behind"]) == (False, 0.02)
     assert verdict["told_apart"] is None
-    assert verdict["text"].endswith("full, the best suggested, is 0.020 mIoU behind.")
+    assert verdict["text"] == (
+        "Whether the advice held stays open: head_only is the best, and full, the best "
+        "suggested, is 0.020 mIoU behind, which was not tested."
+    )
 
 
 @pytest.mark.parametrize("pair", [("full", "head_only"), ("head_only", "full")])

@@ -91,6 +91,7 @@ def test_an_exported_model_gives_what_keras_gives(
     assert list_names(tmp_path) == [*beside, path.name]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["openvino", "saved_model"])
 def test_without_a_tile_size_it_takes_tiles_of_any(
     bundle, model_path, tmp_path, tiles, file_format
@@ -104,6 +105,7 @@ def test_without_a_tile_size_it_takes_tiles_of_any(
         np.testing.assert_allclose(found, expected, atol=1e-4, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", EXPORT_FORMATS)
 def test_what_is_too_far_from_keras_is_refused_and_nothing_is_left(
     model_path, tmp_path, monkeypatch, file_format
