@@ -89,10 +89,10 @@ def _check_metres(site: Site) -> Iterator[Finding]:
             continue
         try:
             gsd_m = math.sqrt(math.prod(measure_pixel(grid)))
+            if abs(gsd_m / grid.gsd_m - 1) <= MAX_STRETCH:
+                continue
             utm = find_utm_zone(grid, scene.name).to_string()
         except CropsegError:  # no place on the Earth, or too wide for one zone
-            continue
-        if abs(gsd_m / grid.gsd_m - 1) <= MAX_STRETCH:
             continue
         yield Finding(
             level="warning",
