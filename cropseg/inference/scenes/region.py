@@ -21,8 +21,9 @@ from rasterio.errors import CRSError
 
 from cropseg.errors import DataError, DataFileNotFoundError, join_problems
 from cropseg.files import hash_file, hash_settings
-from cropseg.sites.drawing import draw_shapes
+from cropseg.sites.drawing import BLOCK_PX, draw_shapes
 from cropseg.sites.grid import Grid, Window
+from cropseg.sites.tiling import iterate_cells
 from cropseg.sites.vector_file import (
     POLYGON_ENDINGS,
     list_files,
@@ -31,7 +32,6 @@ from cropseg.sites.vector_file import (
 )
 from cropseg.sites.warp import move_points, place_points
 
-_BLOCK_PX: Final = 256
 _MAX_BLOCKS: Final = 256  # 16 MiB of cache
 _MAX_SHOWN: Final = 5
 _MAX_VERTICES: Final = 512
@@ -335,16 +335,8 @@ def _walk_edge(
 
 
 def _list_blocks(inside: Window) -> Iterator[Window]:
-    if not inside.height or not inside.width:
-        return
-    for row in range(inside.row // _BLOCK_PX, -(-inside.row_end // _BLOCK_PX)):
-        for col in range(inside.col // _BLOCK_PX, -(-inside.col_end // _BLOCK_PX)):
-            yield Window(
-                row=row * _BLOCK_PX,
-                col=col * _BLOCK_PX,
-                height=_BLOCK_PX,
-                width=_BLOCK_PX,
-            )
+    if inside.height and inside.width:
+        yield from iterate_cells(inside, BLOCK_PX)
 
 
 def _draw_block(pieces: _Pieces, grid: Grid, block: Window) -> npt.NDArray[np.bool_]:
