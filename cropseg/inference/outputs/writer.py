@@ -115,6 +115,7 @@ def write_layer(
                     overview_resampling=layer.overview,
                     blocksize=_choose_block(layer),
                     bigtiff="if_safer",
+                    num_threads="ALL_CPUS",  # nothing else is left to do by then
                 )
             if layer.scale is None:
                 embed_table(part, classes)
