@@ -154,6 +154,11 @@ def load_bundle(path: str | Path) -> Bundle:
             f"{path} takes {model.input_shape[-1]} bands, its card names "
             f"{len(card.bands)}. The card belongs to another model."
         )
+    if model.output_shape[-1] != len(card.classes):
+        raise ModelError(
+            f"{path} tells {model.output_shape[-1]} classes apart, its card names "
+            f"{len(card.classes)}. The card belongs to another model."
+        )
     if hash_weights(model) != card.weights_sha256:
         raise ModelError(
             f"The weights of {path} are not those that its card was written for. "

@@ -226,7 +226,8 @@ def _told_as_model_error(path: Path) -> Iterator[None]:
         text = " ".join(cause.split())[:300]
         raise ModelError(
             f"Keras {keras.__version__} cannot load {path}: {text}. Load it with the "
-            "Keras that wrote it, and save it again as `model.h5`."
+            "Keras that wrote it, and save it again: as `model.keras` with Keras 3, as "
+            "`model.h5` with Keras 2."
         ) from error
 
 

@@ -353,15 +353,16 @@ def _compare_grids(scenes: Sequence[Scene]) -> list[str]:
 
 
 def _make_names_unique(scenes: Sequence[Scene]) -> tuple[Scene, ...]:
-    names = [scene.name for scene in scenes]
+    """Give the second scene of a name a number; case is ignored, as disks may do."""
+    names = {scene.name.casefold() for scene in scenes}
     taken: set[str] = set()
     unique = []
     for scene in scenes:
         name = scene.name
-        if name in taken:
+        if name.casefold() in taken:
             numbered = (f"{name}_{number}" for number in itertools.count(2))
-            name = next(n for n in numbered if n not in taken and n not in names)
-        taken.add(name)
+            name = next(n for n in numbered if n.casefold() not in taken | names)
+        taken.add(name.casefold())
         unique.append(replace(scene, name=name))
     return tuple(unique)
 

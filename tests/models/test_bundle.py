@@ -315,6 +315,13 @@ def test_a_card_of_another_number_of_bands_is_refused(bundle_path, change_card):
         load_bundle(bundle_path)
 
 
+def test_a_card_of_another_number_of_classes_is_refused(bundle_path, change_card):
+    classes = read_card(bundle_path).classes
+    change_card(bundle_path, classes=classes[:-1])
+    with pytest.raises(ModelError, match=rf"{len(classes)} classes apart, its card"):
+        load_bundle(bundle_path)
+
+
 @pytest.mark.parametrize("member", ["config.json", "model.weights.h5", CARD_NAME])
 def test_a_flipped_byte_in_any_member_is_refused(member, bundle_path):
     content = bytearray(bundle_path.read_bytes())

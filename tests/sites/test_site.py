@@ -485,6 +485,16 @@ def test_scenes_of_one_name_are_numbered_and_no_name_is_taken_twice(
     assert names == ["east", "east_3", "east_2", "east_4"]
 
 
+def test_scenes_whose_names_differ_in_case_are_numbered_too(tmp_path, make_site):
+    path = make_site(tmp_path, num_scenes=2)
+    for index, name in enumerate(["east", "East"]):
+        edit_scene(path, index, name=name)
+
+    names = [scene.name for scene in open_site(path).scenes]
+
+    assert names == ["east", "East_2"]
+
+
 def test_a_scene_in_degrees_is_read_where_it_is(tmp_path, make_site):
     options = {"crs": "EPSG:4326", "xres": 1e-4, "yres": 8e-5, "split": None}
     path = make_site(tmp_path, height=40, width=60, **options)

@@ -17,6 +17,7 @@ import numpy as np
 
 from cropseg.errors import CropsegError, ModelError, ResourceError, UsageError
 from cropseg.inference.engines.openvino_package import import_openvino
+from cropseg.inference.engines.upsampling import fold_doublings, replace_call
 from cropseg.models.bundle import load_bundle
 from cropseg.runtime import import_tensorflow, keras
 
@@ -33,12 +34,16 @@ _PRECISE: Final = "precise_0"
 """What OpenVINO calls a node that bfloat16 may not touch (DisableFP16Compression)."""
 
 
-def trace_model(model: Any, *, tile_size: int | None = None) -> Any:
+def trace_model(
+    model: Any, *, tile_size: int | None = None, folds_doublings: bool = False
+) -> Any:
     """Trace the forward pass of a model as a function of TensorFlow.
 
     Args:
         model: The model of a bundle.
         tile_size: Side of the tiles that it takes, or None for any.
+        folds_doublings: Whether to compute less, where a convolution follows repeated
+            pixels; see `upsampling.py`.
 
     Returns:
         A function of one batch of tiles, (tiles, height, width, bands), that returns
@@ -60,7 +65,8 @@ def trace_model(model: Any, *, tile_size: int | None = None) -> Any:
         lambda pixels: {OUTPUT_NAME: model(pixels, training=False)},
         input_signature=[pixels],
     )
-    with _make_convertible(model, tensorflow):
+    fold = fold_doublings(model) if folds_doublings else contextlib.nullcontext()
+    with _make_convertible(model, tensorflow), fold:
         function.get_concrete_function()
     return function
 
@@ -74,23 +80,26 @@ def _make_convertible(model: Any, tensorflow: Any) -> Iterator[None]:
     cannot be traced for any size. Statistics of bands are tensors outside the graph,
     which would be further inputs in ONNX.
     """
-    changed: list[tuple[Any, str, Any]] = []
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.UpSampling2D):
-            layer.call = _build_resize(layer, tensorflow)
-            changed.append((layer, "call", None))
-        elif isinstance(layer, keras.layers.Normalization):
-            for name in ("mean", "variance"):
-                changed.append((layer, name, getattr(layer, name)))
-                setattr(layer, name, np.asarray(getattr(layer, name)))
+    with contextlib.ExitStack() as stack:
+        for layer in model.layers:
+            if isinstance(layer, keras.layers.UpSampling2D):
+                resize = _build_resize(layer, tensorflow)
+                stack.enter_context(replace_call(layer, resize))
+            elif isinstance(layer, keras.layers.Normalization):
+                stack.enter_context(_hold_statistics(layer))
+        yield
+
+
+@contextlib.contextmanager
+def _hold_statistics(layer: Any) -> Iterator[None]:
+    before = {name: getattr(layer, name) for name in ("mean", "variance")}
     try:
+        for name, value in before.items():
+            setattr(layer, name, np.asarray(value))
         yield
     finally:
-        for layer, name, value in changed:
-            if value is None:
-                delattr(layer, name)  # the method of its class is there again
-            else:
-                setattr(layer, name, value)
+        for name, value in before.items():
+            setattr(layer, name, value)
 
 
 def _build_resize(layer: Any, tensorflow: Any) -> Any:
@@ -146,6 +155,31 @@ def _list_nodes_before_convolutions(model: Any) -> list[Any]:
     return list(found.values())
 
 
+def put_classes_first(model: Any) -> Any:
+    """Return a converted model whose probabilities come class after class.
+
+    So the softmax runs along pixels, a tenth of the time that it takes along a few
+    classes, and the best class is found without another copy.
+
+    Args:
+        model: An `openvino.Model` whose output is (tiles, height, width, classes).
+
+    Returns:
+        One whose output is (tiles, classes, height, width).
+    """
+    operations = import_openvino().opset13
+    (result,) = model.get_results()
+    output = result.input_value(0)
+    last, axes = output.get_node(), np.array([0, 3, 1, 2])
+    if last.get_type_name() == "Softmax" and last.get_attributes()["axis"] in {-1, 3}:
+        logits = operations.transpose(last.input_value(0), axes)
+        turned = operations.softmax(logits, axis=1)
+    else:
+        turned = operations.transpose(output, axes)
+    turned.output(0).get_tensor().set_names({OUTPUT_NAME})
+    return import_openvino().Model([turned], model.get_parameters())
+
+
 def save_for_openvino(model: Any, xml_path: Path) -> None:
     """Write a converted model, float32, as `.xml` and `.bin` of one name.
 
@@ -161,8 +195,9 @@ def save_for_openvino(model: Any, xml_path: Path) -> None:
 def main(model_path: str, folder: str) -> int:
     """Convert the model of a bundle for OpenVINO; return the exit code."""
     try:
-        function = trace_model(load_bundle(model_path).model)
-        converted = convert_to_openvino(function)
+        model = load_bundle(model_path).model
+        function = trace_model(model, folds_doublings=True)
+        converted = put_classes_first(convert_to_openvino(function))
         save_for_openvino(converted, Path(folder) / f"{NETWORK_NAME}.xml")
     except CropsegError as error:
         sys.stderr.write(str(error))

@@ -68,7 +68,7 @@ def fill_nodata(pixels: Pixels, card: Card) -> npt.NDArray[np.float32]:
     that turns all of them round at once. Engines need no further copy then.
     """
     values = np.empty(pixels.values.shape, np.float32)
-    for band in range(values.shape[-1]):
+    for band in range(pixels.values.shape[2]):
         values[..., band] = pixels.values[..., band]
     values[~pixels.valid] = np.asarray(card.nodata_fill, np.float32)
     return values

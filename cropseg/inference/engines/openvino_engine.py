@@ -173,6 +173,6 @@ class OpenVinoEngine:
 def _finish(started: _UnderWay[T]) -> tuple[T, Values]:
     started.request.wait()
     # A copy: the request writes its next result to the same place.
-    probabilities = started.request.get_output_tensor().data[0].copy()
+    planes = started.request.get_output_tensor().data[0].copy()
     started.compiled.idle.append(started.request)
-    return started.key, probabilities
+    return started.key, np.moveaxis(planes, 0, -1)
