@@ -56,7 +56,7 @@ test-slow: $(INSTALLED) ## run the tests that take minutes, in a browser, on wor
 	{ test "$$(id -u)" -eq 0 && command -v apt-get >/dev/null && \
 		apt-get update && apt-get install --yes chromium; } || \
 	echo 'There is no Chromium: the tests that need it are skipped.'
-	$(BIN)/python -m pytest -m 'slow or browser or cluster'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'slow or browser or cluster'
 
 test-jax: $(INSTALLED) ## run the transfer battery on JAX
 	$(BIN)/python -m pip install --disable-pip-version-check -e '.[dev,openvino,onnx,cluster,jax]' -c constraints.txt

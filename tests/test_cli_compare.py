@@ -205,6 +205,7 @@ def test_a_dry_run_prints_the_plan_without_keras_and_writes_nothing(config, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_what_has_finished_is_shown_where_a_run_failed(
     run, config, tmp_path, monkeypatch
 ):

@@ -80,6 +80,7 @@ def test_a_mode_without_a_rate_is_told(run, area_1, source_path, mode, word):
     assert word in " ".join(err.split())
 
 
+@pytest.mark.slow
 def test_a_folder_of_another_test_is_refused(run, area_1, tmp_path):
     out = tmp_path / "rates"
     arguments = ("find-lr", area_1.manifest_path, "--out", out, *NEW)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import geopandas
+import pytest
 from shapely import box
 
 READ = """
@@ -18,6 +19,7 @@ print(len(pyogrio.list_layers(sys.argv[1])))
 """
 
 
+@pytest.mark.slow
 def test_a_geopackage_is_read_with_one_sqlite_once_tensorflow_is_loaded(tmp_path):
     path = tmp_path / "fields.gpkg"
     frame = geopandas.GeoDataFrame({"crop": ["x"]}, geometry=[box(0, 0, 1, 1)])

@@ -243,6 +243,7 @@ def test_a_band_without_a_positive_mean_is_left_out_and_called_ambiguous():
     assert comparison.ambiguous == tuple((name, "ndvi") for name in LIGHT)
 
 
+@pytest.mark.slow
 def test_prairie_areas_have_no_swap_and_every_swap_is_found(prairie):
     source, target = (summarise(values, PRAIRIE_BANDS) for values in prairie)
     comparison = compare_bands(source, target)

@@ -268,6 +268,7 @@ def test_a_run_that_diverges_is_failed_and_the_others_complete(
     assert again.summary["failed"] == []
 
 
+@pytest.mark.slow
 def test_a_comparison_in_which_everything_diverges_is_still_written(
     area_2, source_path, settings, fake_fit, tmp_path
 ):
@@ -447,6 +448,7 @@ def test_joint_is_refitted_with_the_source_site_only(
     assert len(fake_fit.jobs) == 1
 
 
+@pytest.mark.slow
 def test_a_refit_takes_settings_and_model_of_the_comparison_and_all_labels(
     finished, area_2, fake_fit, tmp_path
 ):

@@ -283,6 +283,7 @@ def test_no_more_tiles_are_read_than_are_needed(wide_site, network):
     assert 0.8 * MAX_TILES < found.num_tiles <= MAX_TILES
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not PRAIRIE.is_dir(), reason="../shared/data/prairie is not there")
 def test_few_tiles_of_a_real_area_are_as_far_as_many(build_bundle):
     sites = [

@@ -81,6 +81,7 @@ def test_a_download_that_fails_says_what_to_do(monkeypatch):
         load_imagenet_encoder("unet", "resnet18", None)
 
 
+@pytest.mark.slow
 def test_the_weights_of_another_encoder_are_refused(write_imagenet):
     path, _ = write_imagenet("resnet18")
 
@@ -102,6 +103,7 @@ def change(write_imagenet, tmp_path):
     return copy
 
 
+@pytest.mark.slow
 def test_layers_in_another_order_are_found_by_their_names(change):
     """Keras goes by the order, and would swap two layers of one shape in silence."""
     names = "stage1_unit1_conv2", "stage1_unit2_conv1"

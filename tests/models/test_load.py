@@ -306,7 +306,10 @@ def test_a_chain_is_a_network_too(tmp_path):
 @pytest.mark.parametrize(
     ("path", "classes", "side", "multiple", "parts"),
     [
-        (NAIP, "other,water,forest,field,built", 240, 16, (5, 4, 1)),
+        pytest.param(
+            *(NAIP, "other,water,forest,field,built", 240, 16, (5, 4, 1)),
+            marks=pytest.mark.slow,
+        ),
         (LANDUSE, "a,b,c,d,e,f,g", 64, 4, (3, 2, 1)),
     ],
 )

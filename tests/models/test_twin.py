@@ -48,6 +48,7 @@ def test_nothing_is_shared_by_default():
     assert find_twin(other, "predict") is other
 
 
+@pytest.mark.slow
 @needs_tensorflow
 def test_runs_that_share_run_through_one_network_of_a_kind():
     one, other, wider = build_alike(), build_alike(seed=1), build_alike(filters=3)

@@ -1,6 +1,6 @@
 """What every network of the zoo keeps: names, files, gradients, stages, sizes.
 
-The networks are those of `list_pairs()`. Three are built by default,
+The networks are those of `list_pairs()`. Two are built by default,
 the rest with `-m slow`. All pairs share one fresh process, which imports Keras
 and nothing of cropseg.
 """
@@ -30,7 +30,6 @@ NUM_CLASSES = 3
 QUICK = (
     ("unet", "classic"),
     ("unet", "classic_tiny"),
-    ("unet", "resnet18"),
 )
 
 STRIDES = {
@@ -306,6 +305,7 @@ def test_width_is_the_filters_where_a_network_is_narrowest(
     assert model.get_layer(layer).filters == filters
 
 
+@pytest.mark.slow
 def test_equal_seeds_give_equal_weights() -> None:
     pair = ("linknet", "mobilenet")
     weights = []

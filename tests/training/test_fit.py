@@ -115,7 +115,8 @@ def test_equal_calls_give_equal_bits_for_any_number_of_workers(make_job, uninter
     assert are_equal(same, weights)
 
 
-@pytest.mark.parametrize("step", [pytest.param(3, marks=pytest.mark.slow), 5])
+@pytest.mark.slow
+@pytest.mark.parametrize("step", [3, 5])
 def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(
     make_job, uninterrupted, tmp_path, step
 ):
@@ -204,6 +205,7 @@ def test_the_best_epoch_is_kept_also_over_an_interruption(make_small_job, tmp_pa
     assert not are_equal(weights, kept[2])
 
 
+@pytest.mark.slow
 def test_without_validation_the_last_weights_are_kept(uninterrupted, make_job):
     result, weights = uninterrupted
     last = []
@@ -233,6 +235,7 @@ def test_the_record_has_every_step_and_every_epoch(uninterrupted):
     assert result.seconds == sum(item.seconds for item in result.epochs)
 
 
+@pytest.mark.slow
 def test_another_seed_gives_another_model(make_job, uninterrupted):
     result, weights = uninterrupted
 
@@ -278,6 +281,7 @@ def test_a_training_that_moves_nothing_is_told(make_small_job, monkeypatch):
         fit_model(make_small_job())
 
 
+@pytest.mark.slow
 def test_a_training_in_bfloat16_leaves_float32_weights_in_the_model(make_job):
     job = make_job(
         settings={"precision": "bfloat16", "epochs": 1},
@@ -297,6 +301,7 @@ def test_a_training_in_bfloat16_leaves_float32_weights_in_the_model(make_job):
         assert (after[moved] != before[moved]).any()
 
 
+@pytest.mark.slow
 def test_one_phase_is_a_plain_training_of_keras(make_job, uninterrupted):
     result, weights = uninterrupted
     job = make_job()
@@ -412,6 +417,7 @@ def straight(make_small_job):
     return get
 
 
+@pytest.mark.slow
 def test_epochs_end_where_they_do_whatever_the_phases(straight):
     result, _, _ = straight((2, 3, 4), "float32")
 
@@ -484,6 +490,7 @@ def test_a_training_of_phases_goes_on_in_the_right_one_bit_by_bit(
     np.testing.assert_array_equal(read_random_state(job.model), random_state)
 
 
+@pytest.mark.slow
 def test_the_searched_rate_of_a_phase_is_capped_kept_and_not_searched_again(
     make_small_job, monkeypatch, tmp_path
 ):

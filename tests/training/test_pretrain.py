@@ -140,6 +140,7 @@ def test_bfloat16_leaves_float32_weights_in_the_encoder_alone(pretrain_new):
     assert {v.dtype for v in model.weights} == {"float32"}
 
 
+@pytest.mark.slow
 def test_the_loss_falls_below_that_of_the_best_constant(
     area_1, statistics, pretrain_new
 ):
@@ -192,6 +193,7 @@ def test_the_loss_of_a_step_is_that_of_its_batch(
     assert losses == pytest.approx([batches[k][1].mean() for k in range(4)], rel=1e-4)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_a_number_leaves_the_model_as_it_was(
     pretrain_new, monkeypatch
 ):

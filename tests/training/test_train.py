@@ -205,6 +205,7 @@ def test_overwrite_also_starts_a_finished_run_again(
     assert len(found) == 1
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_ends_with_the_model_of_one_that_was_not(
     trained_run, area_1, settings, tmp_path
 ):
@@ -238,6 +239,7 @@ def test_a_training_that_diverges_leaves_no_model(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_a_loss_that_diverges_later_leaves_no_model_either(
     area_1, settings, tmp_path, monkeypatch
 ):
@@ -294,6 +296,7 @@ def test_a_class_without_a_training_pixel_is_refused(make_site, settings, tmp_pa
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_without_a_val_part_the_last_weights_are_kept(make_site, settings, tmp_path):
     split = {"block_m": 320, "train": 0.7, "val": 0.0, "test": 0.3, "seed": 0}
     site = open_site(make_site(tmp_path / "area", split=split))

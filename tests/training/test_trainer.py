@@ -236,6 +236,7 @@ def test_layers_move_in_proportion_to_their_rates(small_model, batch):
         np.testing.assert_allclose(moves[1][path], factor * move, rtol=2e-3)
 
 
+@pytest.mark.slow
 def test_groups_of_one_rate_give_the_bits_of_one_adam(small_model, batch):
     weights = small_model.get_weights()
     state = small_model.get_layer("drop").seed_generator.state

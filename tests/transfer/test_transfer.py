@@ -124,6 +124,7 @@ def test_a_run_tells_what_normalisation_would_have_decided(run_mode):
     assert len(set(scores.values())) > 1
 
 
+@pytest.mark.slow
 def test_several_classes_of_the_source_are_summed_without_training(
     make_site, source_path, tmp_path
 ):
@@ -190,6 +191,7 @@ def test_a_finished_transfer_is_returned_unchanged(
         assert caught.value.exit_code == 7
 
 
+@pytest.mark.slow
 def test_a_training_goes_on_only_with_the_model_that_it_made(
     area_2, source_path, settings, tmp_path
 ):

@@ -14,8 +14,6 @@ from cropseg.runtime import keras
 
 HEADS = {
     "softmax": keras.layers.Softmax,
-    "activation": lambda: keras.layers.Activation("softmax"),
-    "sigmoid": lambda: keras.layers.Activation("sigmoid"),
     "softmax along rows": lambda: keras.layers.Softmax(axis=1),
 }
 

@@ -195,6 +195,7 @@ def test_a_folder_of_other_files_is_not_replaced(model_path, tmp_path, names):
     assert names is None or set(list_names(path)) == set(names)
 
 
+@pytest.mark.slow
 def test_old_and_new_files_of_openvino_never_stand_together(
     model_path, tmp_path, monkeypatch
 ):

@@ -523,6 +523,7 @@ def interrupt_midway(map_scenes, scenes, **options):
         map_scenes(scenes, show_progress=interrupt, **options)
 
 
+@pytest.mark.slow
 def test_another_engine_does_not_go_on_with_a_scene(
     scenes, map_scenes, out_dir, monkeypatch, tmp_path
 ):
@@ -772,6 +773,7 @@ def test_a_small_scene_without_a_tile_size_is_one_tile(scenes, map_scenes):
     assert [(done, total) for done, total, _ in calls] == [(1, 2), (2, 2)]
 
 
+@pytest.mark.slow
 def test_openvino_makes_nearly_the_same_map(scenes, map_scenes, tmp_path):
     pytest.importorskip("openvino")
     keras = read_map(map_scenes(scenes[:1])[0])
@@ -806,6 +808,7 @@ def test_options_that_cannot_be_used_are_told_first(
     assert not out_dir.exists()
 
 
+@pytest.mark.slow
 def test_bfloat16_is_compared_with_float32_before_anything_is_mapped(
     scenes, out_dir, model_path, rewrite, tmp_path
 ):
