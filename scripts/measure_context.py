@@ -21,7 +21,8 @@ import numpy.typing as npt
 import cropseg
 from cropseg.inference.engines.keras_engine import KerasEngine
 from cropseg.inference.engines.tta import AugmentedEngine
-from cropseg.inference.tiles import blend
+from cropseg.inference.tiles import tile_shape
+from cropseg.inference.tiles.blend import blend_tiles
 from cropseg.inference.tiles.mosaic import PredictedTile, predict_tiles
 from cropseg.inference.tiles.tile_shape import DEFAULT_CONTEXT, TileShape
 from cropseg.models.bundle import load_bundle
@@ -184,10 +185,10 @@ def compare_blends(engine: KerasEngine, scene: ReadScene, reference: Classes) ->
     print("|---|---|---|---|---|")
     for size, context in ((256, 32), (256, 64), (512, 64)):
         for share in (0.5, 1.0, 2.0):
-            blend.SEAM_SHARE = share  # type: ignore[misc]
+            tile_shape.SEAM_SHARE = share  # type: ignore[misc]
             shape = TileShape(size=size, context=context)
             grid = scene.grid
-            tiles = blend.blend_tiles(engine, scene, grid, grid.window, shape=shape)
+            tiles = blend_tiles(engine, scene, grid, grid.window, shape=shape)
             found = collect(tiles, grid)
             print(
                 f"| {size} | {context} | {context * share:.0f} "

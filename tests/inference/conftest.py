@@ -82,8 +82,10 @@ class ThresholdEngine:
     def card(self):
         return SimpleNamespace(nodata_fill=0)
 
-    def stream(self, tiles):
-        return stream_in_batches(self.predict, tiles, batch_size=self.batch_size)
+    def stream(self, tiles, *, margin=0):
+        return stream_in_batches(
+            self.predict, tiles, batch_size=self.batch_size, margin=margin
+        )
 
     def predict(self, tiles):
         self.batches.append(len(tiles))

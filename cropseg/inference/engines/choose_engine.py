@@ -26,6 +26,7 @@ def open_engine(
     precision: str = "auto",
     batch_size: int = 2,
     tile_size: int,
+    margin: int = 0,
 ) -> Engine:
     """Open a model with the engine that suits the machine.
 
@@ -37,6 +38,7 @@ def open_engine(
         precision: One of `PRECISIONS`; `auto` is float32 on a CPU.
         batch_size: Tiles in a batch of Keras. OpenVINO takes one at a time.
         tile_size: Side of most tiles, in pixels.
+        margin: Pixels on every side of these that nobody will ask for.
 
     Raises:
         UsageError: If an option has another value, or names an engine that is not
@@ -49,7 +51,9 @@ def open_engine(
     read_card(path)  # says what is wrong with the file before anything is loaded
     if engine == "openvino" or (engine == "auto" and _suits_openvino()):
         try:
-            return OpenVinoEngine(path, precision=precision, tile_size=tile_size)
+            return OpenVinoEngine(
+                path, precision=precision, tile_size=tile_size, margin=margin
+            )
         except ModelError as error:
             if engine == "openvino":
                 raise

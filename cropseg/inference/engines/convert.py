@@ -155,29 +155,42 @@ def _list_nodes_before_convolutions(model: Any) -> list[Any]:
     return list(found.values())
 
 
-def put_classes_first(model: Any) -> Any:
-    """Return a converted model whose probabilities come class after class.
+def put_channels_first(model: Any) -> Any:
+    """Return a converted model that takes band after band and gives class after class.
 
-    So the softmax runs along pixels, a tenth of the time that it takes along a few
-    classes, and the best class is found without another copy.
+    So bands are read as they come from a file, the softmax runs along pixels, a tenth
+    of the time that it takes along a few classes, and the best class is found without
+    another copy.
 
     Args:
-        model: An `openvino.Model` whose output is (tiles, height, width, classes).
+        model: An `openvino.Model` of (tiles, height, width, bands), whose output is
+            (tiles, height, width, classes).
 
     Returns:
-        One whose output is (tiles, classes, height, width).
+        One of (tiles, bands, height, width), whose output is (tiles, classes, height,
+        width).
     """
     operations = import_openvino().opset13
-    (result,) = model.get_results()
+    first, last = np.array([0, 3, 1, 2]), np.array([0, 2, 3, 1])
+    (pixels,), (result,) = model.get_parameters(), model.get_results()
+    readers = pixels.output(0).get_target_inputs()
+    tiles, height, width, bands = pixels.get_partial_shape()
+    shape = [tiles, bands, height, width]
+    planes = operations.parameter(shape, pixels.get_element_type(), INPUT_NAME)
+    planes.output(0).get_tensor().set_names({INPUT_NAME})
+    turned_back = operations.transpose(planes, last)
+    turned_back.get_rt_info()[_PRECISE] = ""
+    for reader in readers:
+        reader.replace_source_output(turned_back.output(0))
     output = result.input_value(0)
-    last, axes = output.get_node(), np.array([0, 3, 1, 2])
-    if last.get_type_name() == "Softmax" and last.get_attributes()["axis"] in {-1, 3}:
-        logits = operations.transpose(last.input_value(0), axes)
+    node = output.get_node()
+    if node.get_type_name() == "Softmax" and node.get_attributes()["axis"] in {-1, 3}:
+        logits = operations.transpose(node.input_value(0), first)
         turned = operations.softmax(logits, axis=1)
     else:
-        turned = operations.transpose(output, axes)
+        turned = operations.transpose(output, first)
     turned.output(0).get_tensor().set_names({OUTPUT_NAME})
-    return import_openvino().Model([turned], model.get_parameters())
+    return import_openvino().Model([turned], [planes])
 
 
 def save_for_openvino(model: Any, xml_path: Path) -> None:
@@ -197,7 +210,7 @@ def main(model_path: str, folder: str) -> int:
     try:
         model = load_bundle(model_path).model
         function = trace_model(model, folds_doublings=True)
-        converted = put_classes_first(convert_to_openvino(function))
+        converted = put_channels_first(convert_to_openvino(function))
         save_for_openvino(converted, Path(folder) / f"{NETWORK_NAME}.xml")
     except CropsegError as error:
         sys.stderr.write(str(error))

@@ -31,7 +31,7 @@ _NETWORK: Final = ("network.bin", "network.xml")
 _RECORD: Final = "engine.json"
 _LOCK: Final = ".lock"
 _NUM_DIGITS: Final = 16
-_VERSION: Final = 2
+_VERSION: Final = 3
 """Raised whenever `convert` makes something else of the same model."""
 
 _ERRORS: Final = {kind.exit_code: kind for kind in (UsageError, ResourceError)}

@@ -104,11 +104,13 @@ class KerasEngine:
         return found
 
     def stream(
-        self, tiles: Iterable[tuple[T, npt.NDArray[np.float32]]]
+        self, tiles: Iterable[tuple[T, npt.NDArray[np.float32]]], *, margin: int = 0
     ) -> Iterator[tuple[T, npt.NDArray[np.float32]]]:
         """Predict tiles one after the other; see `Engine`.
 
         The weights are those that the model has at the first tile.
         """
         predict = partial(self._predict, user=object())
-        return stream_in_batches(predict, tiles, batch_size=self.batch_size)
+        return stream_in_batches(
+            predict, tiles, batch_size=self.batch_size, margin=margin
+        )

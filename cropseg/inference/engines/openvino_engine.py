@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cropseg.errors import ModelError, UsageError
+from cropseg.inference.engines.crop_network import crop_network
 from cropseg.inference.engines.engine import T
 from cropseg.inference.engines.engine_cache import open_network, open_openvino_cache
 from cropseg.inference.engines.openvino_package import import_openvino
@@ -36,10 +37,13 @@ _NUM_SPARE: Final = 1
 
 Values = npt.NDArray[np.float32]
 
+_Key = tuple[tuple[int, ...], int]
+"""Shape of a tile, (height, width, bands), and its margin."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class _Compiled:
-    """A network for one tile shape."""
+    """A network for tiles of one shape and margin."""
 
     network: Any
     """The `openvino.CompiledModel`."""
@@ -58,7 +62,7 @@ class _UnderWay(Generic[T]):
     request: Any
     """The `openvino.InferRequest`, which reads `batch` until it is done."""
     batch: Values
-    """The tile, (1, height, width, bands)."""
+    """The tile, (1, bands, height, width)."""
     compiled: _Compiled
     """Where the request belongs."""
 
@@ -74,6 +78,7 @@ class OpenVinoEngine:
         *,
         precision: str = "auto",
         tile_size: int | None = None,
+        margin: int = 0,
     ) -> None:
         """Open a model, which is converted where no converted one is kept.
 
@@ -81,6 +86,7 @@ class OpenVinoEngine:
             model_path: A bundle.
             precision: auto, float32 or bfloat16; auto is float32.
             tile_size: Side of tiles that are prepared for at once, in pixels.
+            margin: Pixels on every side of these that nobody will ask for.
 
         Raises:
             UsageError: If OpenVINO is not installed, or the processor cannot compute
@@ -100,11 +106,13 @@ class OpenVinoEngine:
         with open_network(open_openvino_cache(model_path)) as folder:
             # Its weights stay mapped, also once a temporary folder is gone.
             self._network = self._core.read_model(folder / "network.xml")
-        self._compiled: dict[tuple[int, ...], _Compiled] = {}
+        self._compiled: dict[_Key, _Compiled] = {}
         if tile_size is not None:
-            self._compile((tile_size, tile_size, len(self.card.bands)))
+            self._compile((tile_size, tile_size, len(self.card.bands)), margin)
 
-    def stream(self, tiles: Iterable[tuple[T, Values]]) -> Iterator[tuple[T, Values]]:
+    def stream(
+        self, tiles: Iterable[tuple[T, Values]], *, margin: int = 0
+    ) -> Iterator[tuple[T, Values]]:
         """Predict tiles one after the other; see `Engine`.
 
         They may be of several shapes.
@@ -115,7 +123,7 @@ class OpenVinoEngine:
         waiting: deque[_UnderWay[T]] = deque()
         try:
             for key, values in tiles:
-                started = self._start(key, values)
+                started = self._start(key, values, margin)
                 waiting.append(started)
                 if len(waiting) > started.compiled.num_under_way:
                     yield _finish(waiting.popleft())
@@ -126,27 +134,28 @@ class OpenVinoEngine:
             for left in waiting:
                 _finish(left)
 
-    def _start(self, key: T, values: Values) -> _UnderWay[T]:
-        compiled = self._compile(values.shape)
+    def _start(self, key: T, values: Values, margin: int) -> _UnderWay[T]:
+        compiled = self._compile(values.shape, margin)
         if compiled.idle:
             request = compiled.idle.pop()
         else:
             request = compiled.network.create_infer_request()
-        batch = np.ascontiguousarray(values, np.float32)[np.newaxis]
+        planes = np.moveaxis(values, -1, 0)
+        batch = np.ascontiguousarray(planes, np.float32)[np.newaxis]
         request.start_async({0: batch}, share_inputs=True)
         return _UnderWay(key=key, request=request, batch=batch, compiled=compiled)
 
-    def _compile(self, shape: tuple[int, ...]) -> _Compiled:
-        """Return the network for a tile shape, the latest one last."""
-        compiled = self._compiled.pop(shape, None)
+    def _compile(self, shape: tuple[int, ...], margin: int) -> _Compiled:
+        """Return the network for such tiles, the latest one last."""
+        compiled = self._compiled.pop((shape, margin), None)
         if compiled is None:
-            compiled = self._compile_anew(shape)
-        self._compiled[shape] = compiled
+            compiled = self._compile_anew(shape, margin)
+        self._compiled[shape, margin] = compiled
         while len(self._compiled) > _MAX_SHAPES:
             del self._compiled[next(iter(self._compiled))]
         return compiled
 
-    def _compile_anew(self, shape: tuple[int, ...]) -> _Compiled:
+    def _compile_anew(self, shape: tuple[int, ...], margin: int) -> _Compiled:
         # Where nothing is said, a processor with AMX computes in bfloat16, and threads
         # are tied to cores, the same ones in every process: other work on them, such
         # as reading the next tile, would hold a tile up while another core is idle.
@@ -156,13 +165,15 @@ class OpenVinoEngine:
             "ENABLE_CPU_PINNING": False,
         }
         network = self._network.clone()
+        height, width, num_bands = shape
         try:
-            network.reshape([1, *shape])
+            network.reshape([1, num_bands, height, width])
+            crop_network(network, margin)
             made = self._core.compile_model(network, _DEVICE, hints)
         except RuntimeError as error:
             raise ModelError(
-                f"OpenVINO cannot run this model on tiles of {shape[0]} x {shape[1]} "
-                f"pixels and {shape[2]} bands: {error}. Use another --tile-size, or "
+                f"OpenVINO cannot run this model on tiles of {height} x {width} "
+                f"pixels and {num_bands} bands: {error}. Use another --tile-size, or "
                 "--engine keras."
             ) from error
         num_streams = int(made.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))

@@ -42,6 +42,7 @@ def import_openvino() -> Any:
     try:
         with _hide_telemetry():
             import openvino
+            import openvino.passes
     except ImportError as error:
         raise UsageError(
             f"The package openvino cannot be imported: {error}. {_INSTALL} again, or "

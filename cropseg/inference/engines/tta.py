@@ -46,14 +46,17 @@ class AugmentedEngine:
         """Card of the model."""
         return self._engine.card
 
-    def stream(self, tiles: Iterable[tuple[T, Floats]]) -> Iterator[tuple[T, Floats]]:
+    def stream(
+        self, tiles: Iterable[tuple[T, Floats]], *, margin: int = 0
+    ) -> Iterator[tuple[T, Floats]]:
         """Predict square tiles one after the other; see `Engine`.
 
         Raises:
             ValueError: If a tile is not square, as it could not be turned.
         """
         total: Floats | None = None
-        for (key, pose), found in self._engine.stream(_pose_tiles(tiles)):
+        posed = self._engine.stream(_pose_tiles(tiles), margin=margin)
+        for (key, pose), found in posed:
             probabilities = unpose(found, pose)
             total = probabilities.copy() if total is None else total + probabilities
             if pose == NUM_POSES - 1:

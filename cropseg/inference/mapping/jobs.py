@@ -46,6 +46,8 @@ class EngineSettings:
     """Tiles in a batch. It does not change the maps."""
     tile_size: int
     """Side of the tiles of most scenes, in pixels, to be ready for."""
+    margin: int
+    """Pixels on every side of these tiles that nobody asks for."""
     tta: bool = False
     """Whether the probabilities of eight turned and flipped copies are averaged."""
 
@@ -65,6 +67,7 @@ class EngineSettings:
                 precision=self.precision,
                 batch_size=self.batch_size,
                 tile_size=self.tile_size,
+                margin=self.margin,
             )
         )
 

@@ -78,9 +78,12 @@ def run_jobs(
     try:
         run.start(num_readers)
         while not run.is_read:
-            for (relay, key), probabilities in engine.stream(run.take_tiles()):
-                run.give(relay, key, probabilities)
-                yield from run.take_finished()
+            first = run.take_tile()
+            if first is not None:
+                found = engine.stream(run.take_like(first), margin=first.margin)
+                for (relay, key), probabilities in found:
+                    relay.give(key, probabilities)
+                    yield from run.take_finished()
             yield from run.take_finished()
         yield from run.wait_for_rest()
     finally:
@@ -96,6 +99,7 @@ class _TileOnItsWay:
     relay: _Relay
     key: Any
     values: Floats
+    margin: int
 
 
 @dataclass(frozen=True)
@@ -112,19 +116,23 @@ class _Relay:
         self.name: str = engine.name
         self.precision: str = engine.precision
         self.card: Card = engine.card
-        self.requests: Channel[Iterator[tuple[Any, Floats]]] = Channel(max_items=1)
+        self.requests: Channel[tuple[Iterator[tuple[Any, Floats]], int]] = Channel(
+            max_items=1
+        )
         self._results: Channel[tuple[Any, Floats] | _AllRead] = Channel(
             max_items=_QUEUED_TILES
         )
         self._is_used = False
 
-    def stream(self, tiles: Iterable[tuple[T, Floats]]) -> Iterator[tuple[T, Floats]]:
+    def stream(
+        self, tiles: Iterable[tuple[T, Floats]], *, margin: int = 0
+    ) -> Iterator[tuple[T, Floats]]:
         """Let the reading thread take the tiles, and give back what comes of them."""
         if self._is_used:
             message = "The reading thread has gone on to the next band."
             raise RuntimeError(message)
         self._is_used = True
-        self.requests.put(iter(tiles))
+        self.requests.put((iter(tiles), margin))
         num_done, num_tiles = 0, None
         while num_done != num_tiles:
             result = self._results.get()
@@ -165,7 +173,6 @@ class _Run:
         self._engine, self._jobs, self._show_tile = engine, jobs, show_tile
         self._tiles: Channel[_TileOnItsWay] = Channel(max_items=_QUEUED_TILES)
         self._held: _TileOnItsWay | None = None
-        self._num_in_engine = 0
         self._finished: deque[BandResult] = deque()
         self._fatal: list[BaseException] = []
         self._changed = threading.Condition()  # guards what follows, and the above two
@@ -189,36 +196,36 @@ class _Run:
 
     # In the calling thread.
 
-    def take_tiles(self) -> Iterator[tuple[tuple[_Relay, Any], Floats]]:
-        """Yield tiles of one shape, until there are none or another shape comes.
+    def take_tile(self) -> _TileOnItsWay | None:
+        """Return the next tile; None where none comes for a while, or ever."""
+        held, self._held = self._held, None
+        if held is not None:
+            return held
+        try:
+            return self._tiles.get(_PATIENCE_S)
+        except TimeoutError:
+            return None
+        except ClosedError:
+            self._raise_fatal()
+            self.is_read = True
+            return None
+
+    def take_like(
+        self, first: _TileOnItsWay
+    ) -> Iterator[tuple[tuple[_Relay, Any], Floats]]:
+        """Yield a tile and those that follow, until one of another shape comes.
 
         The stream also ends where no tile comes for a while, as in a scene without
         data. An engine then gives what it has in hand, and the caller hears of bands
         that are finished.
         """
-        first: _TileOnItsWay | None = None
-        while True:
-            try:
-                item = self._held or self._tiles.get(_PATIENCE_S)
-            except TimeoutError:
-                if self._finished or self._num_in_engine:
-                    return
-                continue
-            except ClosedError:
-                self._raise_fatal()
-                self.is_read = True
+        tile: _TileOnItsWay | None = first
+        while tile is not None:
+            if (tile.values.shape, tile.margin) != (first.values.shape, first.margin):
+                self._held = tile
                 return
-            self._held = None
-            first = first or item
-            if item.values.shape != first.values.shape:
-                self._held = item
-                return
-            self._num_in_engine += 1
-            yield (item.relay, item.key), item.values
-
-    def give(self, relay: _Relay, key: Any, probabilities: Floats) -> None:
-        self._num_in_engine -= 1
-        relay.give(key, probabilities)
+            yield (tile.relay, tile.key), tile.values
+            tile = self.take_tile()
 
     def take_finished(self) -> Iterator[BandResult]:
         self._raise_fatal()
@@ -298,13 +305,13 @@ class _Run:
             self._relays[relay] = writer
             writer.start()
         try:
-            tiles = relay.requests.get()
+            tiles, margin = relay.requests.get()
         except ClosedError:
             return  # it failed, or the run ends
         num_tiles, failure = 0, None
         try:
             for key, values in tiles:
-                self._tiles.put(_TileOnItsWay(relay, key, values))
+                self._tiles.put(_TileOnItsWay(relay, key, values, margin))
                 num_tiles += 1
         except Exception as error:  # noqa: BLE001 - raised in the thread of the band
             failure = error

@@ -164,6 +164,7 @@ def map_batch(  # noqa: PLR0913 - keyword-only, and two of them are groups of op
         precision=options.precision,
         batch_size=options.batch_size,
         tile_size=planner.shape.size,
+        margin=planner.shape.find_margin(blend=options.blend),
         tta=options.tta,
     )
     _require_one(requests, planner, is_new=overwrite)  # before the folder is emptied

@@ -17,7 +17,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -30,11 +29,6 @@ from cropseg.sites.raster import Pixels
 
 KeepPixels = Callable[[Window], npt.NDArray[np.bool_]]
 """Tells which pixels of a window inside the scene are wanted, (height, width)."""
-
-SEAM_SHARE: Final = 0.5
-"""Width of a seam by the context. In a seam weigh pixels that have less context, down
-to three quarters of it here; wider seams agreed less with the whole scene in one tile
-(docs/performance.md)."""
 
 Floats = npt.NDArray[np.float32]
 
@@ -151,6 +145,7 @@ class _Blender:
     ) -> None:
         self._engine, self._reader, self._grid = engine, reader, grid
         self._area, self._shape, self._keep = area, shape, keep
+        self._margin = shape.find_margin(blend=True)
         self._cells: deque[_Cell] = deque()
         # What tiles add to the seam that they share with the next one, by its place.
         self._beside: dict[tuple[int, int], Floats] = {}
@@ -159,15 +154,15 @@ class _Blender:
     @cached_property
     def _axes(self) -> tuple[_Axis, _Axis]:
         shape = self._shape
-        width = min(round(SEAM_SHARE * shape.context), shape.core_size)
         rows, cols = (
-            _Axis(length=length, core=shape.core_size, seam=width // 2 * 2)
+            _Axis(length=length, core=shape.core_size, seam=shape.seam)
             for length in (self._grid.height, self._grid.width)
         )
         return rows, cols
 
     def run(self) -> Iterator[PredictedTile]:
-        for cell, probabilities in self._engine.stream(self._read_tiles()):
+        found = self._engine.stream(self._read_tiles(), margin=self._margin)
+        for cell, probabilities in found:
             while (skipped := self._cells.popleft()) is not cell:
                 yield from self._skip(skipped)
             yield from self._add(cell, probabilities)
@@ -213,7 +208,7 @@ class _Blender:
         rows, cols = self._axes
         row, col, finished = cell.row, cell.col, cell.finished
         weights = rows.weigh(row)[:, None] * cols.weigh(col)
-        inside = probabilities[cell.support.slices_in(cell.tile)]
+        inside = probabilities[cell.support.slices_in(cell.tile.grow(-self._margin))]
         added = inside * weights[..., None]
         beside = self._beside.pop((row, col), None)
         if beside is not None:

@@ -105,7 +105,9 @@ def predict_area(  # noqa: PLR0913 - what, where, and two ways to do it
         yield from blend_tiles(engine, reader, grid, area, shape=shape, keep=keep)
         return
     tiles = iterate_tiles(area, core_size=shape.core_size, context=shape.context)
-    yield from predict_tiles(engine, reader, grid, tiles, keep=keep)
+    yield from predict_tiles(
+        engine, reader, grid, tiles, margin=shape.context, keep=keep
+    )
 
 
 def predict_tiles(
@@ -114,6 +116,7 @@ def predict_tiles(
     grid: Grid,
     tiles: Iterable[Tile],
     *,
+    margin: int = 0,
     keep: Keep | None = None,
 ) -> Iterator[PredictedTile]:
     """Predict tiles of a scene.
@@ -123,6 +126,8 @@ def predict_tiles(
         reader: The open scene, with the model's bands.
         grid: The scene's grid.
         tiles: What to predict, all of one shape.
+        margin: Pixels on every side of a tile that are in no core, so that an engine
+            may leave them out.
         keep: Where a class is wanted; by default everywhere. Other pixels become 255,
             and are context like any other. A tile of which nothing is wanted is not
             read.
@@ -149,10 +154,11 @@ def predict_tiles(
             else:
                 empty.append(core)
 
-    for (tile, core, valid), probabilities in engine.stream(read_tiles()):
+    found = engine.stream(read_tiles(), margin=margin)
+    for (tile, core, valid), probabilities in found:
         while empty:
             yield _leave_empty(empty.popleft())
-        inside = probabilities[core.slices_in(tile.window)]
+        inside = probabilities[core.slices_in(tile.window.grow(-margin))]
         yield PredictedTile(window=core, valid=valid, probabilities=inside)
     yield from map(_leave_empty, empty)
 

@@ -14,6 +14,11 @@ DEFAULT_TILE_SIZE: Final = 512
 DEFAULT_CONTEXT: Final = 64
 """Pixels of context around a core, on every side. See docs/performance.md."""
 
+SEAM_SHARE: Final = 0.5
+"""Width of a seam by the context, where tiles are blended. In a seam weigh pixels that
+have less context, down to three quarters of it here; wider seams agreed less with the
+whole scene in one tile (docs/performance.md)."""
+
 SMALL_SCENES: Final = (128, 256, 384, 512)
 """Scenes up to such a side, in pixels, are one tile. Few sizes, as an engine prepares
 itself for each."""
@@ -36,6 +41,15 @@ class TileShape:
     def core_size(self) -> int:
         """Side of the core, in pixels."""
         return self.size - 2 * self.context
+
+    @property
+    def seam(self) -> int:
+        """Width in pixels, even, of what two tiles share where they are blended."""
+        return min(round(SEAM_SHARE * self.context), self.core_size) // 2 * 2
+
+    def find_margin(self, *, blend: bool) -> int:
+        """Return the pixels on every side of a tile whose classes nobody asks for."""
+        return self.context - self.seam // 2 if blend else self.context
 
 
 def choose_tile_shape(

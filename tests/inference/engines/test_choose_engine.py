@@ -24,7 +24,7 @@ def refuse(*_args, **_kwargs):
 def test_auto_is_openvino_on_a_cpu(converted_path):
     engine = open_engine(converted_path, tile_size=32)
     assert (engine.name, engine.precision) == ("openvino", "float32")
-    assert (32, 32, 5) in engine._compiled
+    assert ((32, 32, 5), 0) in engine._compiled
 
 
 @pytest.mark.usefixtures("cpu")

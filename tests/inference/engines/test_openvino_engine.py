@@ -114,13 +114,13 @@ def test_an_error_of_the_reader_passes_through(engine, tiles):
 
 
 def test_float32_is_asked_for_also_where_bfloat16_is_the_default(engine):
-    network = engine._compile((32, 32, 5)).network
+    network = engine._compile((32, 32, 5), 0).network
     precision = network.get_property("INFERENCE_PRECISION_HINT")
     assert precision.to_string() == "f32"
 
 
 def test_threads_are_not_tied_to_cores_that_other_processes_use(engine):
-    network = engine._compile((32, 32, 5)).network
+    network = engine._compile((32, 32, 5), 0).network
     assert not network.get_property("ENABLE_CPU_PINNING")
 
 
@@ -133,7 +133,7 @@ def test_bfloat16_spares_what_stands_in_front_of_the_first_convolution(
         pytest.skip("this processor has no bfloat16")
     found = next(half.stream([(0, tiles[0])]))[1]
     assert 0 < np.abs(found - alone[0]).max() < 0.1
-    graph = half._compile((48, 16, 5)).network.get_runtime_model()
+    graph = half._compile((48, 16, 5), 0).network.get_runtime_model()
     steps = []
     for node in graph.get_ordered_ops():
         info = node.get_rt_info()
@@ -158,7 +158,7 @@ def test_few_shapes_stay_compiled(converted_path, tiles, alone, monkeypatch):
     monkeypatch.setattr(openvino_engine, "_MAX_SHAPES", 1)
     engine = OpenVinoEngine(converted_path)
     found = [values for _, values in engine.stream(enumerate(tiles))]
-    assert list(engine._compiled) == [tiles[-1].shape]
+    assert list(engine._compiled) == [(tiles[-1].shape, 0)]
     for ours, expected in zip(found, alone, strict=True):
         np.testing.assert_array_equal(ours, expected)
 

@@ -24,8 +24,10 @@ class SlantedEngine:
         self.batch_size = batch_size
         self.seen = []
 
-    def stream(self, tiles):
-        return stream_in_batches(self.predict, tiles, batch_size=self.batch_size)
+    def stream(self, tiles, *, margin=0):
+        return stream_in_batches(
+            self.predict, tiles, batch_size=self.batch_size, margin=margin
+        )
 
     def predict(self, tiles):
         self.seen += tiles

@@ -58,10 +58,11 @@ class Settings:
 
 class Engine:
     name, precision, card = "slow", "float32", SimpleNamespace(nodata_fill=0)
-    def stream(self, tiles):
+    def stream(self, tiles, *, margin):
         for key, values in tiles:
             time.sleep(0.2)
-            yield key, values[..., :1].repeat(7, axis=-1)
+            inside = values[margin:-margin, margin:-margin, :1]
+            yield key, inside.repeat(7, axis=-1)
 
 def main():
     from cropseg.inference.mapping import cluster, cluster_tasks
@@ -110,8 +111,8 @@ class DyingEngine:
         self.dies_once_at = dies_once_at
         self.num_tiles = 0
 
-    def stream(self, tiles):
-        return stream_in_batches(self.predict, tiles, batch_size=2)
+    def stream(self, tiles, *, margin=0):
+        return stream_in_batches(self.predict, tiles, batch_size=2, margin=margin)
 
     def predict(self, tiles):
         self.num_tiles += len(tiles)

@@ -60,10 +60,10 @@ class Counting:
     name, precision = "counting", "float32"
     card = SimpleNamespace(nodata_fill=0)
 
-    def stream(self, tiles):
+    def stream(self, tiles, *, margin):
         self.num_streams += 1
         waiting = []
-        for key, probabilities in self.engine.stream(tiles):
+        for key, probabilities in self.engine.stream(tiles, margin=margin):
             self.threads.add(threading.current_thread().name)
             self.num_tiles += 1
             if self.num_tiles == self.fail_at:

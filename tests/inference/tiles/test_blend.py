@@ -13,9 +13,9 @@ from rasterio.crs import CRS
 
 from cropseg.inference.engines.engine import stream_in_batches
 from cropseg.inference.engines.keras_engine import KerasEngine
-from cropseg.inference.tiles.blend import SEAM_SHARE, blend_tiles
+from cropseg.inference.tiles.blend import blend_tiles
 from cropseg.inference.tiles.mosaic import predict_tiles
-from cropseg.inference.tiles.tile_shape import TileShape
+from cropseg.inference.tiles.tile_shape import SEAM_SHARE, TileShape
 from cropseg.sites.classes import IGNORE
 from cropseg.sites.grid import Grid, Window
 from cropseg.sites.raster import Pixels
@@ -55,8 +55,10 @@ class EdgyEngine:
         self.batch_size = batch_size
         self.num_tiles = 0
 
-    def stream(self, tiles):
-        return stream_in_batches(self.predict, tiles, batch_size=self.batch_size)
+    def stream(self, tiles, *, margin=0):
+        return stream_in_batches(
+            self.predict, tiles, batch_size=self.batch_size, margin=margin
+        )
 
     def predict(self, tiles):
         self.num_tiles += len(tiles)
