@@ -59,6 +59,7 @@ def test_the_command_that_is_suggested_can_be_run(run, manifest, source_path):
     assert len(pools[0].tiles) < len(pools[1].tiles)
 
 
+@pytest.mark.slow
 def test_the_command_fits_the_model_to_the_site_as_the_advice_did(
     run, manifest, source_path
 ):
@@ -75,6 +76,7 @@ def test_the_command_fits_the_model_to_the_site_as_the_advice_did(
     assert scores[0] != scores[1]
 
 
+@pytest.mark.slow
 def test_the_command_describes_a_model_without_a_card(
     run, manifest, source_path, tmp_path
 ):
@@ -92,6 +94,7 @@ def test_the_command_describes_a_model_without_a_card(
     assert shlex.join(told) in json.loads(out)["command"]
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing(run, manifest, source_path):
     code, out, err = run("advise", manifest, "--from", source_path, "--quiet")
     assert (code, out, err) == (0, "", "")

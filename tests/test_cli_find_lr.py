@@ -29,6 +29,7 @@ def test_a_new_network_gets_a_rate_a_plot_and_a_table(run, area_1, tmp_path):
     assert [float(row["loss"]) for row in rows] == document["losses"]
 
 
+@pytest.mark.slow
 def test_a_transfer_gets_a_rate_and_leaves_nothing(
     run, area_1, source_path, tmp_path, monkeypatch
 ):

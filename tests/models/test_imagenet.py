@@ -52,6 +52,7 @@ def test_every_weight_of_the_file_is_found_under_the_name_of_the_zoo(
     assert found.bands == (rgb[::-1] if reverse else rgb)
 
 
+@pytest.mark.slow
 def test_without_a_file_the_published_one_is_downloaded(write_imagenet, monkeypatch):
     path, _ = write_imagenet("resnet18")
     asked = []

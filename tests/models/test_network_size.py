@@ -14,7 +14,7 @@ from cropseg.models.network_size import measure_config
 from cropseg.runtime import keras
 
 PATH = Path("model.keras")
-QUICK = [("unet", "classic"), ("linknet", "resnet18"), ("fpn", "mobilenetv2")]
+QUICK = [("unet", "classic"), ("linknet", "resnet18")]
 
 
 def describe(model):

@@ -20,7 +20,7 @@ from cropseg.training.trainer import compile_network
 BANDS, CLASSES = 5, 4
 PAIRS = [
     ("unet", "classic_tiny", "float32"),
-    ("unet", "classic_tiny", "bfloat16"),
+    pytest.param("unet", "classic_tiny", "bfloat16", marks=pytest.mark.slow),
     pytest.param("fpn", "resnet18", "float32", marks=pytest.mark.slow),
     pytest.param("unet", "resnet18", "float32", marks=pytest.mark.slow),
 ]

@@ -181,6 +181,7 @@ def test_a_finished_training_is_not_trained_further(
     assert are_equal(same, weights)
 
 
+@pytest.mark.slow
 def test_the_best_epoch_is_kept_also_over_an_interruption(make_small_job, tmp_path):
     path = tmp_path / "state.npz"
     phases = plan_three(0, 0, 9)[2:]
@@ -430,6 +431,7 @@ def test_epochs_end_where_they_do_whatever_the_phases(straight):
         assert item.seconds > 0
 
 
+@pytest.mark.slow
 def test_each_phase_has_a_learning_rate_of_its_own_that_rises_and_falls(straight):
     result, _, _ = straight((2, 3, 4), "float32")
 
@@ -547,6 +549,7 @@ def test_a_real_search_leaves_no_trace_but_its_rate(make_small_job):
     assert are_equal(weights, expected)
 
 
+@pytest.mark.slow
 def test_recomputed_statistics_are_measured_once_before_the_first_step(
     make_small_job, monkeypatch, tmp_path
 ):
@@ -590,6 +593,7 @@ def test_a_phase_without_steps_does_nothing_but_measure(make_small_job):
     assert result.seconds > 0
 
 
+@pytest.mark.slow
 def test_a_penalty_keeps_weights_near_their_start(make_small_job):
     distances = []
     phases = plan_three(0, 0, 9)[2:]
@@ -613,6 +617,7 @@ def test_a_penalty_keeps_weights_near_their_start(make_small_job):
     assert distances[0] > distances[1] > 2 * distances[2]
 
 
+@pytest.mark.slow
 def test_a_head_on_kept_features_is_trained_as_without(make_small_job):
     head = plan_three(9, 0, 0)[:1]
     weights = []

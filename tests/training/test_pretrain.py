@@ -177,6 +177,7 @@ def test_every_step_is_reported(pretrain_new):
     assert steps[-1][2] == f"pretraining, loss {losses[-1]:.3f}"
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_step_is_that_of_its_batch(
     area_1, statistics, pretrain_new, monkeypatch
 ):
@@ -275,6 +276,7 @@ def find_view(views, restored, counted):
     return pytest.fail("this is no view of a tile")
 
 
+@pytest.mark.slow
 def test_all_eight_views_and_all_tiles_come_up(area_1, statistics):
     views = list_views(area_1)
     batches = make_batches(area_1, statistics, batch_size=8)

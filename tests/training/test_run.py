@@ -115,6 +115,7 @@ def list_variables(*names):
     return {f"{name}/{kind}" for name in names for kind in ("kernel", "bias")}
 
 
+@pytest.mark.slow
 def test_the_files_of_a_run_tell_of_all_its_phases(make_start, tmp_path):
     finished = execute(make_start(HEAD, TOP), tmp_path)
 

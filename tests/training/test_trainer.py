@@ -113,6 +113,7 @@ def test_the_learning_rate_warms_up_and_falls_to_0():
     assert rates[0] > 0
 
 
+@pytest.mark.slow
 def test_no_gradient_is_computed_for_a_locked_encoder(model, batch, monkeypatch):
     trainer = compile_phase(model, freeze_encoder(model))
     found = []

@@ -128,7 +128,7 @@ def test_every_mode_of_the_table_is_expected_here():
     assert PIXEL_FOREST in list_mode_names()
 
 
-QUICK = ("zero_shot", "frozen_encoder", "head_only")
+QUICK = ("zero_shot", "frozen_encoder")
 """Modes that run in every test run; the others take minutes together."""
 
 

@@ -23,7 +23,7 @@ def make_kernel(num_bands, seed=0):
     ("encoder", "expected"),
     [
         ("classic_tiny", {"encoder_1_conv_1/kernel"}),
-        ("mobilenetv2", {"Conv1/kernel"}),
+        pytest.param("mobilenetv2", {"Conv1/kernel"}, marks=pytest.mark.slow),
         (
             "resnet18",
             {

@@ -61,7 +61,9 @@ def read_report(run):
     return json.loads((run.out_dir / "weights.json").read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("mode", ["zero_shot", "full"])
+@pytest.mark.parametrize(
+    "mode", [pytest.param("zero_shot", marks=pytest.mark.slow), "full"]
+)
 def test_a_run_tells_where_it_comes_from(run_mode, source_path, area_2, mode):
     run = run_mode(mode)
     card = read_card(run.model_path)
@@ -107,6 +109,7 @@ def test_a_mode_that_trains_predicts_new_classes_too(run_mode):
     assert (corn["name"], corn["num_pixels"] > 0) == ("corn", True)
 
 
+@pytest.mark.slow
 def test_the_saved_model_is_a_plain_keras_model(run_mode):
     model = keras.models.load_model(run_mode("full_bn_source").model_path)
 

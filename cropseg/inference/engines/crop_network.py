@@ -138,36 +138,39 @@ def _ask_transposed(node: Any, part: Part) -> _Needs:
 
 
 def _ask_convolution(node: Any, part: Part) -> _Needs:
-    whole, *others = map(_get_whole, node.input_values())
-    spatial, padding = [], []
+    needed, padding = [], []
     for axis, span in zip(_list_axes(node), part[_NUM_OTHER_AXES:], strict=True):
         start = span[0] * axis.stride - axis.before
         end = (span[1] - 1) * axis.stride - axis.before + axis.width
-        spatial.append((max(0, start), min(axis.length, end)))
+        needed.append((max(0, start), min(axis.length, end)))
         padding.append((max(0, -start), max(0, end - axis.length)))
-    return _need_channels(node, part, [(*whole[:2], *spatial), *others], padding)
+    return _ask_for_channels(node, part, needed, padding)
 
 
 def _ask_transposed_convolution(node: Any, part: Part) -> _Needs:
-    whole, *others = map(_get_whole, node.input_values())
-    spatial, padding = [], []
+    needed, padding = [], []
     for axis, span in zip(_list_axes(node), part[_NUM_OTHER_AXES:], strict=True):
         first, last = span[0] + axis.before, span[1] - 1 + axis.before
         start = max(0, math.ceil((first - axis.width + 1) / axis.stride))
         end = min(axis.length, last // axis.stride + 1)
-        spatial.append((start, end))
+        needed.append((start, end))
         cut = first - start * axis.stride
         spread = (end - start - 1) * axis.stride + axis.width
         padding.append((cut, spread - cut - (span[1] - span[0])))
-    return _need_channels(node, part, [(*whole[:2], *spatial), *others], padding)
+    return _ask_for_channels(node, part, needed, padding)
 
 
-def _need_channels(
-    node: Any, part: Part, inputs: list[Part], padding: list[Span]
+def _ask_for_channels(
+    node: Any, part: Part, needed: list[Span], padding: list[Span]
 ) -> _Needs:
+    """Ask for all channels where rows and columns are needed, and for all weights."""
+    whole, *others = map(_get_whole, node.input_values())
     channels = _get_whole(node.output(0))[:_NUM_OTHER_AXES]
-    output = (*channels, *part[_NUM_OTHER_AXES:])
-    return _Needs(output=output, inputs=inputs, padding=padding)
+    return _Needs(
+        output=(*channels, *part[_NUM_OTHER_AXES:]),
+        inputs=[(*whole[:_NUM_OTHER_AXES], *needed), *others],
+        padding=padding,
+    )
 
 
 def _ask_resized(node: Any, part: Part) -> _Needs:
@@ -209,12 +212,14 @@ _REACHES: Final = {"nearest": 0, "linear": 1, "linear_onnx": 1}
 _EVEN_MODES: Final = ("half_pixel", "tf_half_pixel_for_nn")
 """Those in which a part, resized, is a part of the whole, resized."""
 
-
 _ELEMENTWISE: Final = (
     "Add",
     "Clamp",
     "Divide",
     "Elu",
+    "Gelu",
+    "HSwish",
+    "Mish",
     "Multiply",
     "Relu",
     "Sigmoid",
@@ -296,11 +301,8 @@ def _convolve_part(node: Any, padding: list[Span]) -> None:
     operations, given = import_openvino().opset13, node.get_attributes()
     values, weights = node.input_values()[:2]
     begin, end = (list(sides) for sides in zip(*padding, strict=True))
-    kind, strides, dilations = (
-        node.get_type_name(),
-        given["strides"],
-        given["dilations"],
-    )
+    strides, dilations = given["strides"], given["dilations"]
+    kind = node.get_type_name()
     if kind == "ConvolutionBackpropData":
         made = operations.convolution_backprop_data(
             values, weights, strides, None, begin, end, dilations

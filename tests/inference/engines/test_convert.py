@@ -19,7 +19,13 @@ HEADS = {
 }
 
 
-@pytest.mark.parametrize("head", HEADS.values(), ids=HEADS)
+@pytest.mark.parametrize(
+    "head",
+    [
+        pytest.param(head, id=name, marks=[pytest.mark.slow] if "rows" in name else [])
+        for name, head in HEADS.items()
+    ],
+)
 def test_bands_and_classes_come_one_after_another_and_the_result_is_the_same(head):
     keras.utils.set_random_seed(5)
     pixels = keras.Input((None, None, 2))

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import geopandas
@@ -36,6 +37,7 @@ from cropseg.inference.mapping.jobs import EngineSettings
 from cropseg.inference.mapping.journal import read_journal
 from cropseg.inference.mapping.options import MapOptions, ProductOptions
 from cropseg.inference.mapping.predict import map_batch, predict_scenes
+from cropseg.models.bundle import load_bundle
 from cropseg.sites.imagery import open_image
 from cropseg.sites.manifest import SceneEntry
 
@@ -58,8 +60,16 @@ def out_dir(tmp_path):
 
 
 @pytest.fixture
-def map_scenes(model_path, out_dir):
-    """Map scenes with the model of the site, in tiles of 64 pixels."""
+def map_scenes(model_path, bundle, out_dir, monkeypatch):
+    """Map scenes with the model of the site, in tiles of 64 pixels.
+
+    It is loaded and traced once for all tests, most of the time that they took.
+    """
+
+    def load(path):
+        return bundle if Path(path) == model_path else load_bundle(path)
+
+    monkeypatch.setattr("cropseg.models.bundle.load_bundle", load)
 
     def map_them(scenes, **options):
         given = {"out_dir": out_dir, "tile_size": TILE}
