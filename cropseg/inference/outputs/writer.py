@@ -50,6 +50,9 @@ _READ_BYTES: Final = 2**20
 """What is read back at a time, and a few times in memory. With 16 MiB, what the
 threads of several bands left in their heaps made 70 MB of a scene of 400 megapixels."""
 
+_COG_LEVEL: Final = 5
+"""Of deflate, 6 by default: that took half as long again, for 4 % smaller maps."""
+
 _COUNTED: Final = 2**16  # NumPy widens what it counts to eight times its size
 _ORIGIN_TAG: Final = "cropseg_origin"
 
@@ -112,6 +115,7 @@ def write_layer(
                     part,
                     driver="COG",
                     compress="deflate",
+                    level=_COG_LEVEL,
                     overview_resampling=layer.overview,
                     blocksize=_choose_block(layer),
                     bigtiff="if_safer",
