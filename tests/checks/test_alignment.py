@@ -263,7 +263,8 @@ def test_shapes_that_do_not_fit_are_refused():
         meter.add(values[..., :2], valid, labels)
 
 
-@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
 def test_the_demo_areas_are_aligned_and_a_shift_of_theirs_is_found(tmp_path, seed):
     for manifest_path in write_areas(tmp_path, seed=seed, size_px=512):
         values, valid, labels = read_site(manifest_path)

@@ -516,6 +516,7 @@ def test_two_sites_on_the_same_ground_overlap_by_another_split(
 # Another site, or a model.
 
 
+@pytest.mark.slow
 def test_a_band_order_swapped_between_made_up_areas_is_found(demo_copy):
     first, second = demo_copy
     reference = describe_site(open_site(first), 256)

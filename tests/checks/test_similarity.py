@@ -263,6 +263,7 @@ def test_a_card_with_mean_and_std_alone_misses_nir_and_swir1_and_says_so(prairie
     assert unseen == [("nir", "swir1")]
 
 
+@pytest.mark.slow
 def test_demo_areas_have_no_swap_and_every_swap_is_found(demo):
     names = ("blue", "green", "red", "nir")
     source, target = (summarise(values, names) for values in demo)

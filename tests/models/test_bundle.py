@@ -111,6 +111,7 @@ def predict_here(bundle, pixels):
     return engine.predict(tiles)
 
 
+@pytest.mark.slow
 def test_a_process_with_nothing_but_keras_predicts_what_the_engine_predicts(
     saved, predict_elsewhere, tmp_path
 ):

@@ -20,14 +20,8 @@ from cropseg.models.imagenet_file import hash_imagenet_file, read_imagenet_file
 from cropseg.runtime import keras
 
 
-@pytest.mark.parametrize(
-    "encoder",
-    [
-        "resnet18",
-        pytest.param("vgg16", marks=pytest.mark.slow),
-        pytest.param("mobilenetv2", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("encoder", ["resnet18", "vgg16", "mobilenetv2"])
 def test_every_weight_of_the_file_is_found_under_the_name_of_the_zoo(
     encoder, write_imagenet
 ):

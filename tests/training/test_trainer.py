@@ -217,6 +217,7 @@ def test_one_rate_has_one_adam_and_several_have_one_each(small_model):
     }
 
 
+@pytest.mark.slow
 def test_layers_move_in_proportion_to_their_rates(small_model, batch):
     moves = []
     for rates in ({}, {"low": 0.25, "high": 0.5}):

@@ -113,6 +113,7 @@ def test_a_mode_without_a_rate_of_its_own_is_refused(
     assert not seen
 
 
+@pytest.mark.slow
 def test_the_budget_and_its_draw_decide_the_labels(area_1, seen):
     for draw in (0, 1):
         find_learning_rate(area_1, labels="4tiles", draw=draw, **NEW)

@@ -133,6 +133,13 @@ def test_tiles_of_several_shapes_are_batched_apart_and_stay_in_order(bundle, til
         np.testing.assert_array_equal(ours, theirs)
 
 
+def test_a_margin_is_cut_off(bundle, tiles):
+    engine = KerasEngine(bundle, batch_size=2, precision="float32")
+    whole = dict(engine.stream(enumerate(tiles)))
+    for key, found in engine.stream(enumerate(tiles), margin=3):
+        np.testing.assert_array_equal(found, whole[key][3:-3, 3:-3])
+
+
 def test_a_network_that_interpolates_takes_a_second_shape(bundle):
     pixels = keras.Input((None, None, 5))
     upsampled = keras.layers.UpSampling2D(2, interpolation="bilinear")(pixels)

@@ -76,6 +76,25 @@ def test_a_tile_that_is_no_block_of_memory_is_read_as_it_is(engine, tiles, alone
     np.testing.assert_array_equal(next(engine.stream([(0, view)]))[1], alone[0])
 
 
+def test_without_a_margin_it_gives_the_middle_of_what_it_gives(engine, tiles, alone):
+    margins = (1, 5, 7)
+    for tile, whole in zip(tiles[:2], alone[:2], strict=True):
+        for margin in margins:
+            ((_, found),) = engine.stream([(0, tile)], margin=margin)
+            inside = whole[margin:-margin, margin:-margin]
+            assert found.shape == inside.shape
+            np.testing.assert_allclose(found, inside, atol=1e-5)
+    assert {(tiles[0].shape, margin) for margin in margins} <= engine._compiled.keys()
+
+
+def test_the_margin_that_is_prepared_for_is_not_prepared_for_again(converted_path):
+    engine = OpenVinoEngine(converted_path, tile_size=32, margin=8)
+    tile = np.zeros((32, 32, 5), "float32")
+    ((_, found),) = engine.stream([(0, tile)], margin=8)
+    assert found.shape == (16, 16, 4)
+    assert list(engine._compiled) == [((32, 32, 5), 8)]
+
+
 def test_several_tiles_are_under_way_and_not_all(engine, tiles):
     taken = []
 

@@ -90,6 +90,13 @@ def test_a_turned_tile_gets_the_turned_result(tiles):
     np.testing.assert_allclose(turned, np.rot90(upright), atol=1e-6)
 
 
+def test_a_margin_is_cut_off_every_pose(tiles):
+    engine = AugmentedEngine(SlantedEngine())
+    whole = dict(engine.stream(tiles))
+    for key, found in engine.stream(tiles, margin=2):
+        np.testing.assert_array_equal(found, whole[key][2:-2, 2:-2])
+
+
 def test_the_bits_do_not_depend_on_the_batch_size(tiles):
     results = [
         [found for _, found in AugmentedEngine(SlantedEngine(size)).stream(tiles)]

@@ -115,13 +115,14 @@ def test_tiles_of_all_scenes_share_one_stream_and_fill_batches(make_job, make_en
 
 
 def test_tiles_of_another_shape_get_a_stream_of_their_own(make_job, make_engine):
-    shapes = [TileShape(size=size, context=8) for size in (32, 32, 64, 64, 32)]
+    sizes = [(32, 8), (32, 8), (64, 8), (64, 8), (64, 16), (32, 8)]
+    shapes = [TileShape(size=size, context=context) for size, context in sizes]
     scenes = [make_job(f"s{i}", 40, 30, shape=s) for i, s in enumerate(shapes)]
     engine = Counting(make_engine(batch_size=50))
     results = list(run_jobs(engine, cut_all(scenes)))
-    assert len(results) == 5
+    assert len(results) == 6
     assert all(result.error is None for result in results)
-    assert engine.num_streams == 3
+    assert engine.num_streams == 4
 
 
 @pytest.mark.parametrize("lookahead", [0, 40])

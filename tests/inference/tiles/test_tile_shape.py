@@ -57,6 +57,17 @@ def test_a_scene_of_256_pixels_costs_less_by_pixel_than_a_large_one():
     assert (wide.size / wide.core_size) ** 2 <= 1.35
 
 
+@pytest.mark.parametrize(
+    ("size", "context", "seam"),
+    [(512, 64, 32), (320, 32, 16), (40, 16, 8), (32, 3, 2), (64, 31, 2), (64, 0, 0)],
+)
+def test_nobody_asks_for_more_than_the_core_and_the_seams(size, context, seam):
+    shape = TileShape(size=size, context=context)
+    assert shape.seam == seam
+    assert shape.find_margin(blend=False) == context
+    assert shape.find_margin(blend=True) == context - seam // 2
+
+
 @given(
     multiple=st.integers(1, 96), height=st.integers(1, 700), width=st.integers(1, 700)
 )
