@@ -51,7 +51,8 @@ _READ_BYTES: Final = 2**20
 threads of several bands left in their heaps made 70 MB of a scene of 400 megapixels."""
 
 _COG_LEVEL: Final = 5
-"""Of deflate, 6 by default: that took half as long again, for 4 % smaller maps."""
+"""Of deflate. 6, the default, took 0.57 s for 0.39 s and made a map of 26 megapixels of
+real labels 4 % smaller."""
 
 _COUNTED: Final = 2**16  # NumPy widens what it counts to eight times its size
 _ORIGIN_TAG: Final = "cropseg_origin"
