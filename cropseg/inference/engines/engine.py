@@ -72,11 +72,11 @@ def fill_nodata(pixels: Pixels, card: Card) -> npt.NDArray[np.float32]:
     """
     height, width, num_bands = pixels.values.shape
     planes = np.empty((num_bands, height, width), np.float32)
-    is_filled = ~pixels.valid
-    fill = np.broadcast_to(np.asarray(card.nodata_fill, np.float32), num_bands)
     for band, plane in enumerate(planes):
         plane[:] = pixels.values[..., band]
-        plane[is_filled] = fill[band]
+    if not pixels.valid.all():
+        fill = np.broadcast_to(np.asarray(card.nodata_fill, np.float32), num_bands)
+        planes[:, ~pixels.valid] = fill[:, np.newaxis]
     return np.moveaxis(planes, 0, -1)
 
 
