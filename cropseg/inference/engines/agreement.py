@@ -42,6 +42,22 @@ Values = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, kw_only=True)
+class SampleTile:
+    """A tile that is compared, as the map of its scene would take it."""
+
+    values: Values
+    """Raw values with nodata filled, (height, width, bands)."""
+    margin: int
+    """Pixels on every side that are context alone, and do not count."""
+
+    @property
+    def core(self) -> Values:
+        """The values inside the margin."""
+        inside = slice(self.margin, -self.margin or None)
+        return self.values[inside, inside]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Agreement:
     """How often an engine gives the class that float32 gives."""
 
@@ -82,7 +98,7 @@ class Agreement:
 def check_agreement(
     engine: Engine,
     model_path: str | Path,
-    tiles: Iterable[Values],
+    tiles: Iterable[SampleTile],
     *,
     min_agreement: float = MIN_AGREEMENT,
 ) -> Agreement | None:
@@ -122,7 +138,7 @@ def check_agreement(
 
 
 def _measure(
-    engine: Engine, model_path: str | Path, tiles: Iterable[Values]
+    engine: Engine, model_path: str | Path, tiles: Iterable[SampleTile]
 ) -> Agreement:
     chosen = list(itertools.islice(tiles, NUM_TILES))
     num_equal = num_pixels = 0
@@ -131,7 +147,8 @@ def _measure(
             model_path,
             engine=engine.name,
             precision="float32",
-            tile_size=chosen[0].shape[0],
+            tile_size=chosen[0].values.shape[0],
+            margin=chosen[0].margin,
         )
         num_equal, num_pixels = count_equal(engine, reference, chosen)
     return Agreement(
@@ -143,15 +160,14 @@ def _measure(
 
 
 def count_equal(
-    engine: Engine, reference: Engine, tiles: Iterable[Values]
+    engine: Engine, reference: Engine, tiles: Iterable[SampleTile]
 ) -> tuple[int, int]:
     """Count the pixels to which two engines give the same class.
 
     Args:
         engine: An engine.
         reference: Another one of the same model.
-        tiles: Raw values with nodata filled, (height, width, bands). A pixel whose
-            bands all hold the fill value does not count.
+        tiles: Tiles. A pixel whose bands all hold the fill value does not count.
 
     Returns:
         These pixels, and all that count.
@@ -160,16 +176,20 @@ def count_equal(
     fill = np.asarray(engine.card.nodata_fill, np.float32)
     num_equal = num_pixels = 0
     pairs = zip(_classify(engine, kept), _classify(reference, kept), strict=True)
-    for values, (ours, theirs) in zip(kept, pairs, strict=True):
-        counts = (values != fill).any(axis=-1)
+    for tile, (ours, theirs) in zip(kept, pairs, strict=True):
+        counts = (tile.core != fill).any(axis=-1)
         num_pixels += int(counts.sum())
         num_equal += int(((ours == theirs) & counts).sum())
     return num_equal, num_pixels
 
 
-def _classify(engine: Engine, tiles: list[Values]) -> Iterator[npt.NDArray[np.uint8]]:
-    for _, probabilities in engine.stream(enumerate(tiles)):
-        yield probabilities.argmax(axis=-1).astype(np.uint8)
+def _classify(
+    engine: Engine, tiles: list[SampleTile]
+) -> Iterator[npt.NDArray[np.uint8]]:
+    for margin, alike in itertools.groupby(tiles, key=lambda tile: tile.margin):
+        values = (tile.values for tile in alike)
+        for _, probabilities in engine.stream(enumerate(values), margin=margin):
+            yield probabilities.argmax(axis=-1).astype(np.uint8)
 
 
 def _open_cache(engine: Engine, model_path: Path) -> EngineCache:

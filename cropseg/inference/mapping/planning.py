@@ -9,11 +9,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-import numpy.typing as npt
-
 from cropseg.errors import CropsegError
 from cropseg.files import hash_settings
+from cropseg.inference.engines.agreement import SampleTile
 from cropseg.inference.engines.engine import fill_nodata
 from cropseg.inference.mapping.jobs import SceneJob
 from cropseg.inference.mapping.options import MapOptions
@@ -121,17 +119,15 @@ class Planner:
             confidence_path=paths.get("confidence"),
         )
 
-    def iterate_samples(
-        self, requests: Iterable[SceneRequest]
-    ) -> Iterator[npt.NDArray[np.float32]]:
+    def iterate_samples(self, requests: Iterable[SceneRequest]) -> Iterator[SampleTile]:
         """Read tiles from all over the first scene that can be mapped and has data.
 
         Args:
             requests: The scenes.
 
         Yields:
-            Raw values with nodata filled, (height, width, bands); of a scene with few
-            tiles that have data, these, and of any other more than are needed.
+            Of a scene with few tiles that have data, these, and of any other more than
+            are needed.
         """
         for request in requests:
             has_data = False
@@ -152,7 +148,7 @@ def _fingerprint(place: Location) -> list[Any]:
     return [place.url.partition("?")[0] if is_tagged else place.url, found]
 
 
-def _iterate_samples(job: SceneJob) -> Iterator[npt.NDArray[np.float32]]:
+def _iterate_samples(job: SceneJob) -> Iterator[SampleTile]:
     grid, shape = job.grid, job.shape
     tiles = list(
         iterate_tiles(grid.window, core_size=shape.core_size, context=shape.context)
@@ -163,4 +159,7 @@ def _iterate_samples(job: SceneJob) -> Iterator[npt.NDArray[np.float32]]:
         for place in order[:_MAX_SAMPLES]:
             pixels = read_mirrored(reader, grid, tiles[place].window)
             if pixels.valid.any():
-                yield fill_nodata(pixels, job.scene.card)
+                yield SampleTile(
+                    values=fill_nodata(pixels, job.scene.card),
+                    margin=shape.find_margin(blend=job.blend),
+                )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -36,7 +37,7 @@ from cropseg.inference.outputs.legend import (
 from cropseg.models.card import Card
 from cropseg.sites.classes import parse_color
 from cropseg.sites.grid import Grid, Window
-from cropseg.sites.raster import GDAL_OPTIONS, open_raster
+from cropseg.sites.raster import GDAL_OPTIONS, open_raster, read_header
 from cropseg.sites.raster_header import RasterOptions
 from cropseg.sites.tiling import iterate_tiles
 
@@ -171,14 +172,8 @@ def read_part(path: Path) -> Iterator[tuple[Window, Bytes]]:
     """
     with open_raster(path, RAW) as reader:
         row, col = map(int, reader.read_tags()[_ORIGIN_TAG].split())
-        for window, values in _read_all(reader):
-            place = Window(
-                row=window.row + row,
-                col=window.col + col,
-                height=window.height,
-                width=window.width,
-            )
-            yield place, values
+    for window, values in _read_all(path):
+        yield replace(window, row=window.row + row, col=window.col + col), values
 
 
 @contextlib.contextmanager
@@ -245,9 +240,8 @@ def _verify(part: Path, path: Path, counts: npt.NDArray[np.int64]) -> None:
     """Read a file back and compare how often each value occurs (HAZARDS 1 and 2)."""
     found = np.zeros_like(counts)
     try:
-        with open_raster(part, RAW) as reader:
-            for _, values in _read_all(reader):
-                found += _count_values(values)
+        for _, values in _read_all(part):
+            found += _count_values(values)
     except DataError as error:
         raise ResourceError(f"{path} cannot be read back: {error}") from error
     if (found != counts).any():
@@ -257,17 +251,24 @@ def _verify(part: Path, path: Path, counts: npt.NDArray[np.int64]) -> None:
         )
 
 
-def _read_all(reader: Any) -> Iterator[tuple[Window, Bytes]]:
-    """Read a raster in squares of whole blocks: of one, if it is that large."""
-    header = reader.header
+def _read_all(path: Path) -> Iterator[tuple[Window, Bytes]]:
+    """Read a raster in squares of whole blocks: of one, if it is that large.
+
+    It is opened anew for each row of squares. GDAL keeps what it read of an open file,
+    and drops what it read of the scenes for that.
+    """
+    header = read_header(path, RAW)
     bands = range(header.num_bands)
     side = header.block_height
     while 4 * side**2 * len(bands) <= _READ_BYTES:
         side *= 2
     grid = header.grid
-    for tile in iterate_tiles(grid.window, core_size=side):
-        window = tile.core.clip(height=grid.height, width=grid.width)
-        yield window, reader.read(window, bands).values
+    for row in range(0, grid.height, side):
+        squares = replace(grid.window, row=row, height=side)
+        with open_raster(path, RAW) as reader:
+            for tile in iterate_tiles(squares, core_size=side):
+                window = tile.core.clip(height=grid.height, width=grid.width)
+                yield window, reader.read(window, bands).values
 
 
 def _count_values(values: Bytes) -> npt.NDArray[np.int64]:

@@ -9,7 +9,7 @@ import pytest
 
 from cropseg.errors import ModelError, UsageError
 from cropseg.inference.engines import agreement
-from cropseg.inference.engines.agreement import check_agreement, count_equal
+from cropseg.inference.engines.agreement import SampleTile, check_agreement, count_equal
 from cropseg.inference.engines.choose_engine import open_engine
 
 FILL = (7.0, 9.0)
@@ -25,9 +25,10 @@ class Fixed:
         self.precision = precision
         self.num_wrong = num_wrong
 
-    def stream(self, tiles):
+    def stream(self, tiles, *, margin=0):
+        inside = slice(margin, -margin or None)
         for key, values in tiles:
-            classes = values[..., 0].astype(int).copy()
+            classes = values[inside, inside, 0].astype(int)
             classes.flat[: self.num_wrong] += 1
             yield key, np.eye(10, dtype="float32")[classes]
 
@@ -41,9 +42,9 @@ def path(tmp_path, monkeypatch):
     return path
 
 
-def make_tiles(count=1, side=200):
-    tile = np.random.default_rng(0).integers(0, 5, (side, side, 2)).astype("float32")
-    return [tile] * count
+def make_tiles(count=1, side=200, margin=0):
+    values = np.random.default_rng(0).integers(0, 5, (side, side, 2)).astype("float32")
+    return [SampleTile(values=values, margin=margin)] * count
 
 
 def raise_if_read():
@@ -59,9 +60,15 @@ def test_equal_pixels_are_counted_tile_by_tile():
 
 def test_pixels_without_data_do_not_count():
     (tile,) = make_tiles(side=10)
-    tile[0, :5] = FILL
-    tile[0, 5, 0] = FILL[0]  # one band alone is a value like any other
+    tile.values[0, :5] = FILL
+    tile.values[0, 5, 0] = FILL[0]  # one band alone is a value like any other
     assert count_equal(Fixed(num_wrong=7), Fixed(), [tile]) == (93, 95)
+
+
+def test_what_is_compared_is_what_is_mapped():
+    tiles = [*make_tiles(2, side=10, margin=2), *make_tiles(side=8)]
+    assert count_equal(Fixed(num_wrong=3), Fixed(), tiles) == (127, 136)
+    assert tiles[0].core.shape == (6, 6, 2)
 
 
 def test_float32_is_not_measured(path):
@@ -136,7 +143,10 @@ def test_a_network_is_measured_against_itself_at_float32(converted_path, bundle)
         pytest.skip("this processor has no bfloat16")
     card, rng = bundle.card, np.random.default_rng(0)
     plots = rng.normal(card.band_mean, card.band_std, (4, 8, 8, 5))
-    tiles = plots.repeat(8, axis=1).repeat(8, axis=2).astype("float32")
+    tiles = [
+        SampleTile(values=tile, margin=0)
+        for tile in plots.repeat(8, axis=1).repeat(8, axis=2).astype("float32")
+    ]
     found = check_agreement(engine, converted_path, tiles, min_agreement=0.9)
     assert found.num_pixels == 4 * 64 * 64
     assert 0.95 < found.share < 1
