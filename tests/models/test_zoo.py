@@ -169,6 +169,7 @@ def test_names_do_not_depend_on_what_was_built_before(
     )
 
 
+@pytest.mark.slow
 def test_a_network_predicts_the_same_in_a_process_without_cropseg(
     network: Any, pair: tuple[str, str], reload_and_predict: Reload, tmp_path: Path
 ) -> None:

@@ -181,7 +181,7 @@ def test_a_polygon_labels_the_pixels_whose_centre_it_holds(open_random, kind, se
     window=windows,
     options=st.sampled_from([{}, {"all_touched": True}, {"edge_buffer_m": 11.0}]),
 )
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=50, deadline=None)
 def test_a_window_is_the_crop_of_the_whole(open_random, kind, seed, window, options):
     grid = make_grid(kind)
     fields = open_random(seed, grid, **options)

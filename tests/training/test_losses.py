@@ -202,6 +202,7 @@ def test_labels_of_another_rank_are_refused(shape):
         loss(np.zeros(shape, np.uint8), logits)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", build_all())
 def test_fit_reports_the_loss_that_is_computed_by_hand(loss):
     labels, images = make_batch()

@@ -82,7 +82,13 @@ def test_equal_calls_give_equal_answers_in_the_steps_that_are_asked_for(area_1):
     assert TrainSettings(**NEW).num_steps != STEPS
 
 
-DIFFERENT = ["joint", "l2sp", "lp_ft", "gradual", "self_supervised"]
+DIFFERENT = [
+    "gradual",
+    *(
+        pytest.param(mode, marks=pytest.mark.slow)
+        for mode in ("joint", "l2sp", "lp_ft", "self_supervised")
+    ),
+]
 
 
 @pytest.mark.parametrize("mode", DIFFERENT)

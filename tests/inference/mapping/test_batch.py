@@ -120,7 +120,10 @@ def test_parts_or_not_the_files_are_the_same(in_parts, scenes, make_engine, tmp_
 
 
 @pytest.mark.usefixtures("small_bands")
-@pytest.mark.parametrize("last", [0, 5, 17, 26, 40])
+@pytest.mark.parametrize(
+    "last",
+    [17, *(pytest.param(last, marks=pytest.mark.slow) for last in (0, 5, 26, 40))],
+)
 def test_a_killed_process_goes_on_from_its_last_band(
     last, scenes, make_engine, read_values, read_layer, tmp_path
 ):

@@ -118,8 +118,17 @@ def test_a_least_area_holds_for_every_polygon(
 
 
 @pytest.mark.usefixtures("square")
-@pytest.mark.parametrize("sigma", [0.4, 2.0])
-@pytest.mark.parametrize("simplify_m", [6, 12, 40])
+@pytest.mark.parametrize(
+    ("sigma", "simplify_m"),
+    [
+        (0.4, 40),
+        (2.0, 6),
+        *(
+            pytest.param(*given, marks=pytest.mark.slow)
+            for given in ((0.4, 6), (0.4, 12), (2.0, 12), (2.0, 40))
+        ),
+    ],
+)
 def test_simplified_neighbours_share_their_borders(
     sigma, simplify_m, write_map, draw_patches, polygonize
 ):
