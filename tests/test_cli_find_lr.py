@@ -11,6 +11,7 @@ NEW = ("--encoder", "classic_tiny", "--tile-size", "32", "--batch-size", "2")
 TEST = ("--num-steps", "12", "--batch-size", "2")
 
 
+@pytest.mark.slow
 def test_a_new_network_gets_a_rate_a_plot_and_a_table(run, area_1, tmp_path):
     out = tmp_path / "rates"
 

@@ -149,7 +149,9 @@ def test_previews_are_a_png_of_every_scene_and_a_map_for_qgis(tmp_path, make_sit
         assert blocks[f"pixels_{name}"].sum() == pixels[:, class_id].sum()
 
 
-@pytest.mark.parametrize("split", ["blocks", None])
+@pytest.mark.parametrize(
+    "split", ["blocks", pytest.param(None, marks=pytest.mark.slow)]
+)
 def test_a_site_without_labels_has_a_picture_and_no_map(tmp_path, make_site, split):
     path = make_site(tmp_path / "s", split=split, scenes=[{"image": "scene_0.tif"}])
 

@@ -14,7 +14,7 @@ from cropseg.runtime import keras
 
 layers = keras.layers
 
-QUICK = [("unet", "classic_tiny"), ("unet", "vgg16"), ("fpn", "resnet18")]
+QUICK = [("unet", "classic_tiny"), ("fpn", "resnet18")]
 
 
 @pytest.mark.parametrize(

@@ -291,9 +291,14 @@ def test_efficientnet_keeps_its_activation_and_drops_whole_paths() -> None:
         (("unet", "classic"), "encoder_3_conv_2", 32),
         (("unet", "classic_tiny"), "decoder_1_conv_1", 16),
         (("unet", "mobilenet"), "decoder_stage4b_conv", 8),
-        (("unet", "mobilenet"), "decoder_stage0a_conv", 128),
-        (("linknet", "mobilenet"), "decoder_stage4c_conv", 8),
-        (("fpn", "mobilenet"), "segm_stage2a_conv", 8),
+        *(
+            pytest.param(*given, marks=pytest.mark.slow)
+            for given in [
+                (("unet", "mobilenet"), "decoder_stage0a_conv", 128),
+                (("linknet", "mobilenet"), "decoder_stage4c_conv", 8),
+                (("fpn", "mobilenet"), "segm_stage2a_conv", 8),
+            ]
+        ),
     ],
 )
 def test_width_is_the_filters_where_a_network_is_narrowest(

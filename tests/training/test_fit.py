@@ -144,7 +144,11 @@ def test_an_interrupted_training_ends_with_the_bits_of_one_that_was_not(
     ("then", "change"),
     [
         ({"backend": "torch", "precision": "float32"}, "backend was torch"),
-        ({"precision": "bfloat16"}, "precision was bfloat16, is float32"),
+        pytest.param(
+            {"precision": "bfloat16"},
+            "precision was bfloat16, is float32",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_training_does_not_go_on_computed_in_another_way(

@@ -259,6 +259,7 @@ def test_an_interruption_after_pretraining_does_not_repeat_it(
         np.testing.assert_array_equal(value, expected)
 
 
+@pytest.mark.slow
 def test_a_penalty_holds_what_came_from_the_source_and_is_not_saved(
     make_start, tmp_path, monkeypatch
 ):

@@ -24,12 +24,13 @@ def make_kernel(num_bands, seed=0):
     [
         ("classic_tiny", {"encoder_1_conv_1/kernel"}),
         pytest.param("mobilenetv2", {"Conv1/kernel"}, marks=pytest.mark.slow),
-        (
+        pytest.param(
             "resnet18",
             {
                 *("bn_data/beta", "bn_data/moving_mean", "bn_data/moving_variance"),
                 "conv0/kernel",
             },
+            marks=pytest.mark.slow,
         ),
     ],
 )

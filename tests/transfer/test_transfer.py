@@ -87,6 +87,7 @@ def test_a_run_tells_where_it_comes_from(run_mode, source_path, area_2, mode):
     assert run.metrics["test"]["num_pixels"] > 0
 
 
+@pytest.mark.slow
 def test_zero_shot_changes_nothing_and_never_predicts_an_unknown_class(
     run_mode,
 ):

@@ -395,7 +395,7 @@ def region(tmp_path):
     return open_region(path)
 
 
-@pytest.mark.parametrize("gsd_m", [0.5, 0.7, 2.0])
+@pytest.mark.parametrize("gsd_m", [0.5, 0.7, pytest.param(2.0, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("has_region", [True, False])
 @pytest.mark.usefixtures("small_bands")
 def test_a_resampled_scene_comes_back_on_its_own_pixels(

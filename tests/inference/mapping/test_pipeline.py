@@ -125,7 +125,7 @@ def test_tiles_of_another_shape_get_a_stream_of_their_own(make_job, make_engine)
     assert engine.num_streams == 4
 
 
-@pytest.mark.parametrize("lookahead", [0, 40])
+@pytest.mark.parametrize("lookahead", [pytest.param(0, marks=pytest.mark.slow), 40])
 def test_an_engine_may_look_far_ahead(lookahead, make_job, make_engine):
     """With many one-tile scenes, no bound on scenes under way may stop the stream."""
     scenes = [make_job(f"s{i}", 10, 12) for i in range(60)]
