@@ -91,7 +91,11 @@ def _find_needs(nodes: list[Any], margin: int) -> dict[str, _Needs]:
 
 def _is_divisible(node: Any) -> bool:
     kind = node.get_type_name()
-    return kind in _ASKS and (kind != "Interpolate" or _is_resized_plainly(node))
+    if kind == "Interpolate":
+        return _is_resized_plainly(node)
+    if kind == "ConvolutionBackpropData":  # without gaps between what it spreads
+        return all(axis.width >= axis.stride for axis in _list_axes(node))
+    return kind in _ASKS
 
 
 def _get_whole(value: Any) -> Part:

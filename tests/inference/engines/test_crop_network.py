@@ -57,6 +57,7 @@ BODIES = {
     "spread by 3": lambda x: spread(halve(x), 3),
     "spread by 5": lambda x: spread(halve(x), 5),
     "spread and cut": lambda x: convolve(spread(halve(x), 2, padding="valid")),
+    "spread with gaps": lambda x: convolve(spread(halve(halve(x)), 2, 4)),
     "spread far": lambda x: spread(halve(halve(x)), 6, 4),
     "decoder": lambda x: convolve(
         join(spread(convolve(halve(y := convolve(x))), 4), y)
