@@ -156,9 +156,9 @@ def _iterate_samples(job: SceneJob) -> Iterator[SampleTile]:
     # Places that are spread out however many of them are taken: the golden ratio.
     order = sorted(range(len(tiles)), key=lambda place: place * _GOLDEN % 1)
     with job.scene.open() as reader:
-        for place in order[:_MAX_SAMPLES]:
-            pixels = read_mirrored(reader, grid, tiles[place].window)
-            if pixels.valid.any():
+        for tile in (tiles[place] for place in order[:_MAX_SAMPLES]):
+            pixels = read_mirrored(reader, grid, tile.window)
+            if pixels.valid[tile.core.slices_in(tile.window)].any():
                 yield SampleTile(
                     values=fill_nodata(pixels, job.scene.card),
                     margin=shape.find_margin(blend=job.blend),
