@@ -32,6 +32,7 @@ from cropseg.inference.outputs.writer import (
     write_part,
 )
 from cropseg.inference.tiles.mosaic import PredictedTile
+from cropseg.memory import release_memory
 from cropseg.sites.grid import Window
 from cropseg.sites.raster import open_raster
 
@@ -77,6 +78,9 @@ def write_band(
         for tile in tiles:
             for layer, writer in writers.items():
                 writer.write(tile.window, layer.encode(tile))
+        if not job.is_whole:
+            # Bands are done in threads, each of which keeps what it freed.
+            release_memory()
     return _count_classes(job.scene, writers)
 
 
