@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from cropseg.transfer.prepare import prepare_transfer
 from cropseg.transfer.source import find_source
 from cropseg.transfer.target import ReuseOptions
 from cropseg.transfer.transfer import run_transfer
+
+_log = logging.getLogger(__name__)
 
 
 def refit_like(  # noqa: PLR0913 - keyword-only, and each is an option
@@ -39,7 +42,8 @@ def refit_like(  # noqa: PLR0913 - keyword-only, and each is an option
     chosen in the same way: with `validation: budget`, a quarter of all labels.
 
     Args:
-        site: The target site of the comparison.
+        site: The target site of the comparison. Another one, or one that has changed
+            since, is warned of.
         comparison_dir: The folder of the comparison.
         mode: One of its modes, or the path of the plan that was compared.
         out_dir: The run's folder.
@@ -86,6 +90,14 @@ def refit_like(  # noqa: PLR0913 - keyword-only, and each is an option
         validation=record["validation"],
         **settings.to_json(),
     )
+    if job.record["fingerprint"] != record["fingerprint"]:
+        _log.warning(
+            "%s is not what was compared (%s): another site, or its manifest or files "
+            "have changed. That %s is the best mode for it was not shown.",
+            site.manifest_path,
+            record["manifest"],
+            mode,
+        )
     return run_transfer(job, out_dir, overwrite=overwrite, show_progress=show_progress)
 
 

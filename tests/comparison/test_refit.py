@@ -11,6 +11,7 @@ from cropseg.comparison import refit as module
 from cropseg.comparison.design import claim_comparison
 from cropseg.comparison.refit import refit_like
 from cropseg.errors import ModelError
+from cropseg.sites.site import open_site
 
 
 @pytest.fixture
@@ -24,7 +25,7 @@ def refit(monkeypatch, prepare, source, site, tmp_path):
     monkeypatch.setattr(module, "run_transfer", run)
     monkeypatch.setattr(module, "find_source", lambda *_given, **_more: source)
 
-    def refit_mode(mode, **design):
+    def refit_mode(mode, target=site, **design):
         job = prepare(source, modes=("full", "head_only"), **design)
         folder = tmp_path / "compare"
         with claim_comparison(folder, job.record, overwrite=True):
@@ -32,7 +33,7 @@ def refit(monkeypatch, prepare, source, site, tmp_path):
             (folder / "steps.json").write_text(json.dumps(steps), encoding="utf-8")
             modes = {"modes": {"head_only": {"steps_per_epoch": 33}}}
             (folder / "pace.json").write_text(json.dumps(modes), encoding="utf-8")
-        refit_like(site, folder, mode=mode, out_dir=tmp_path / "final")
+        refit_like(target, folder, mode=mode, out_dir=tmp_path / "final")
         return found.pop()
 
     return refit_mode
@@ -50,6 +51,19 @@ def test_a_refit_sees_all_labels_of_the_sites_own_split(refit, site):
 
     assert job.record["labels"] is None
     assert job.pool.site.split == site.split
+
+
+@pytest.mark.parametrize("folds", [None, 3])
+def test_a_site_that_was_not_compared_is_warned_of(refit, site, caplog, folds):
+    refit("full", folds=folds)
+    assert not caplog.records
+
+    path = site.manifest_path.with_name("later.yaml")
+    text = site.manifest_path.read_text(encoding="utf-8")
+    path.write_text(text.replace("made up", "another"), encoding="utf-8")
+    refit("full", open_site(path), folds=folds)
+
+    assert f"{path} is not what was compared" in caplog.text
 
 
 @pytest.mark.usefixtures("refit")
