@@ -58,7 +58,7 @@ for line in sys.stdin:
     ],
 )
 def saved(request, make_bundle, tmp_path_factory):
-    """Save and load a bundle of every kind of encoder in turn; give its path, and it."""
+    """Save and load a bundle of each kind of encoder; give its path, and it."""
     built = make_bundle(request.param)
     path = tmp_path_factory.mktemp(request.param) / "model.keras"
     save_bundle(built.model, built.card, path)
