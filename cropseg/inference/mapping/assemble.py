@@ -78,8 +78,9 @@ def write_band(
         for tile in tiles:
             for layer, writer in writers.items():
                 writer.write(tile.window, layer.encode(tile))
-        if not job.is_whole:
-            # Bands are done in threads, each of which keeps what it freed.
+        if job.window != job.scene.grid.window:
+            # Bands are done in threads, each of which keeps what it freed. A scene of
+            # one band may be small, and be done sooner than memory is given back.
             release_memory()
     return _count_classes(job.scene, writers)
 

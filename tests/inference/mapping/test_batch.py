@@ -108,6 +108,20 @@ def test_a_scene_of_many_bands_is_put_together_and_its_parts_go(
     assert list_names(scene) == sorted(path.name for path in result.paths)
 
 
+def test_memory_is_given_back_between_bands_and_not_after_each_small_scene(
+    scenes, make_engine, request, monkeypatch
+):
+    released = []
+    monkeypatch.setattr(assemble, "release_memory", lambda: released.append(1))
+    list(map_scenes(run(make_engine()), scenes, in_parts=True))
+    assert not released
+
+    request.getfixturevalue("small_bands")
+    again = [replace(scene, out_dir=scene.out_dir / "again") for scene in scenes]
+    list(map_scenes(run(make_engine()), again))
+    assert len(released) == sum(len(cut_scene(scene)) for scene in again)
+
+
 @pytest.mark.parametrize("in_parts", [True, False])
 def test_parts_or_not_the_files_are_the_same(in_parts, scenes, make_engine, tmp_path):
     for scene in scenes:
